@@ -1,0 +1,561 @@
+//! The engine: decides a service's status. Pure, total, and exhaustively checked.
+//!
+//! No async, clock, randomness, I/O, floats or panics. A [`State`] is moved by [`State::apply`],
+//! one [`Input`] at a time, and by nothing else; what the world must be told comes back as
+//! [`Effects`]. The state is the fold of its inputs, so anyone who has the inputs can replay it.
+//!
+//! ```
+//! use healthmon_core::{engine::{Input, Sighting, State, Thresholds}, id::Region, probe::{FailReason, Kind, Outcome}, service::Regions, status::Status, time::Slot};
+//!
+//! let mut state = State::registered(Thresholds::default(), &Regions::default());
+//! let mut last = None;
+//! for slot in 1..=3 {
+//!     let effects = state.apply(&Input::Result(Sighting {
+//!         region: Region::default(), slot: Slot::from_millis(slot), kind: Kind::Scheduled,
+//!         epoch: state.epoch(), outcome: Outcome::Fail(FailReason::Timeout),
+//!     }));
+//!     last = effects.transition;
+//! }
+//! assert_eq!(last.map(|transition| transition.to), Some(Status::Down));
+//! ```
+
+mod latch;
+mod snapshot;
+mod thresholds;
+
+use std::{fmt::Debug, hash::Hash, num::NonZeroU8};
+
+use serde::{Deserialize, Serialize};
+
+pub use latch::{Damping, InvalidDamping, InvalidLatchRule, Latch, LatchRule, Mark};
+pub use snapshot::SnapshotError;
+pub use thresholds::{Latches, Thresholds};
+
+use crate::{
+    id::{Applied, Epoch, Region},
+    probe::{Kind, Outcome},
+    service::{Activity, Regions},
+    status::{Cause, Edge, Overlay, Status, Transition},
+    time::Slot,
+};
+
+/// An outcome that says something about the target, as a policy sees it: `Pass < Slow < Fail < Fatal`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Grade {
+    /// As it should be.
+    Pass,
+    /// As it should be, but too slow.
+    Slow,
+    /// Not as it should be.
+    Fail,
+    /// A failure that the service's own rule calls enough by itself.
+    Fatal,
+}
+
+impl Grade {
+    /// The grade of an outcome; `None` for one that says nothing.
+    pub const fn of(outcome: Outcome) -> Option<Self> {
+        match outcome {
+            Outcome::Pass => Some(Self::Pass),
+            Outcome::Slow => Some(Self::Slow),
+            Outcome::Fail(_) => Some(Self::Fail),
+            Outcome::Fatal(_) => Some(Self::Fatal),
+            Outcome::Indeterminate(_) => None,
+        }
+    }
+
+    /// Whether the target answered.
+    pub const fn passed(self) -> bool {
+        matches!(self, Self::Pass | Self::Slow)
+    }
+}
+
+/// What one region's memory amounts to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Tripped {
+    /// The region votes for DOWN.
+    pub down: bool,
+    /// The region votes for DEGRADED.
+    pub degraded: bool,
+}
+
+/// How one region's outcomes become its vote. [`Thresholds`] is the one that healthmon ships; an
+/// embedder may bring another and check the laws on it.
+pub trait Policy: Clone + Debug + PartialEq {
+    /// What is remembered of a region's outcomes; the default is "nothing seen yet".
+    type Memory: Clone + Default + Debug + PartialEq;
+
+    /// Takes in one outcome of the region.
+    fn observe(&self, memory: &mut Self::Memory, grade: Grade);
+
+    /// The region's vote.
+    fn tripped(&self, memory: &Self::Memory) -> Tripped;
+
+    /// Forgets the outcomes, not the vote: after a resume or a change of policy.
+    fn clear_windows(&self, memory: &mut Self::Memory);
+
+    /// How many regions' votes decide. Taken as the number of regions where there are fewer.
+    fn quorum(&self) -> NonZeroU8;
+
+    /// How many probes in a row may say nothing before a region counts as blind.
+    fn blind_after(&self) -> NonZeroU8;
+}
+
+/// A result, as far as the engine is concerned.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Sighting {
+    /// Where it was seen from.
+    pub region: Region,
+    /// The planned instant.
+    pub slot: Slot,
+    /// Why it was asked for.
+    pub kind: Kind,
+    /// The settings it was seen under.
+    pub epoch: Epoch,
+    /// What was seen.
+    pub outcome: Outcome,
+}
+
+/// Whether a change of settings leaves the probed thing the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetChange {
+    /// It is the same thing, judged otherwise.
+    Same,
+    /// It is another thing: what was known of the old one is worth nothing.
+    Changed,
+}
+
+/// What people and the sweep do to a service: every input but results.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "input", rename_all = "snake_case")]
+pub enum Control<P> {
+    /// Target, policy, regions or quorum were changed; registration is the first of these.
+    Configure {
+        /// The policy from now on.
+        policy: P,
+        /// The regions from now on.
+        regions: Regions,
+        /// Whether the target is another one.
+        target: TargetChange,
+    },
+    /// Probing was suspended.
+    Pause,
+    /// Probing goes on.
+    Resume,
+    /// The announced status is frozen from now on.
+    BeginMaintenance,
+    /// And no longer.
+    EndMaintenance,
+    /// Slots went by without a result.
+    Missed {
+        /// In which region.
+        region: Region,
+        /// The newest of them.
+        through: Slot,
+        /// How many.
+        slots: NonZeroU8,
+    },
+    /// The service was deleted; nothing moves it any more.
+    Delete,
+}
+
+/// Everything that can move a state.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input<P> {
+    /// A result.
+    Result(Sighting),
+    /// Anything else.
+    Control(Control<P>),
+}
+
+/// Why an input moved nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ignored {
+    /// A result at or below its region's watermark.
+    Late,
+    /// A result of older settings.
+    OldEpoch,
+    /// The service is paused.
+    Paused,
+    /// A person asked for it.
+    Manual,
+    /// From a region that the service is not probed from.
+    UnknownRegion,
+    /// The service is deleted.
+    Deleted,
+    /// It already is as the input would have it.
+    NoChange,
+}
+
+/// Whether an input moved the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Vote {
+    /// It did; this is its number.
+    Applied(Applied),
+    /// It did not.
+    Ignored(Ignored),
+}
+
+/// What the engine would like of the scheduler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Hint {
+    /// Nothing.
+    #[default]
+    None,
+    /// A change is undecided: an earlier probe would decide it sooner.
+    ProbeSooner,
+}
+
+/// What follows from one input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effects {
+    /// Whether the state moved.
+    pub vote: Vote,
+    /// The change of the announced status, if there was one.
+    pub transition: Option<Transition>,
+    /// The overlays that began or ended, in order; seldom more than one.
+    pub overlays: Vec<(Overlay, Edge)>,
+    /// What the scheduler might do about it.
+    pub hint: Hint,
+}
+
+impl Effects {
+    const fn ignored(why: Ignored) -> Self {
+        Self { vote: Vote::Ignored(why), transition: None, overlays: Vec::new(), hint: Hint::None }
+    }
+
+    /// The number of the input, if it moved the state.
+    pub const fn applied(&self) -> Option<Applied> {
+        match self.vote {
+            Vote::Applied(applied) => Some(applied),
+            Vote::Ignored(_) => None,
+        }
+    }
+}
+
+/// What is remembered of one region.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RegionState<M> {
+    region: Region,
+    watermark: Option<Slot>,
+    missed_through: Option<Slot>,
+    passed: bool,
+    blind_run: u8,
+    memory: M,
+}
+
+impl<M: Default> RegionState<M> {
+    fn new(region: Region) -> Self {
+        Self { region, watermark: None, missed_through: None, passed: false, blind_run: 0, memory: M::default() }
+    }
+}
+
+impl<M> RegionState<M> {
+    /// Which region.
+    pub const fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// The slot of the newest result that voted.
+    pub const fn watermark(&self) -> Option<Slot> {
+        self.watermark
+    }
+
+    /// The newest slot that was noted as missed.
+    pub const fn missed_through(&self) -> Option<Slot> {
+        self.missed_through
+    }
+
+    /// Whether the target was ever seen to pass from here.
+    pub const fn passed(&self) -> bool {
+        self.passed
+    }
+
+    /// How many probes in a row said nothing, no further than it matters.
+    pub const fn blind_run(&self) -> u8 {
+        self.blind_run
+    }
+
+    /// What the policy remembers.
+    pub const fn memory(&self) -> &M {
+        &self.memory
+    }
+}
+
+/// All that is known of one service: the fold of its inputs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "P: Serialize, P::Memory: Serialize",
+    deserialize = "P: Deserialize<'de>, P::Memory: Deserialize<'de>"
+))]
+pub struct State<P: Policy> {
+    policy: P,
+    applied: Applied,
+    epoch: Epoch,
+    announced: Status,
+    activity: Activity,
+    maintenance: bool,
+    blind: bool,
+    regions: Vec<RegionState<P::Memory>>,
+}
+
+impl<P: Policy> State<P> {
+    /// The state of a service just registered: its registration is input 1, under epoch 1.
+    pub fn registered(policy: P, regions: &Regions) -> Self {
+        Self {
+            policy,
+            applied: Applied(1),
+            epoch: Epoch(1),
+            announced: Status::Unknown,
+            activity: Activity::Active,
+            maintenance: false,
+            blind: false,
+            regions: regions.iter().cloned().map(RegionState::new).collect(),
+        }
+    }
+
+    /// The policy in force.
+    pub const fn policy(&self) -> &P {
+        &self.policy
+    }
+
+    /// The number of the last input that moved it.
+    pub const fn applied(&self) -> Applied {
+        self.applied
+    }
+
+    /// The epoch of the settings in force.
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The status that the world has been told.
+    pub const fn announced(&self) -> Status {
+        self.announced
+    }
+
+    /// Whether it is active, paused or deleted.
+    pub const fn activity(&self) -> Activity {
+        self.activity
+    }
+
+    /// Whether an overlay lies over the status.
+    pub fn has(&self, overlay: Overlay) -> bool {
+        match overlay {
+            Overlay::Blind => self.blind,
+            Overlay::Paused => self.activity == Activity::Paused,
+            Overlay::Maintenance => self.maintenance,
+        }
+    }
+
+    /// What is remembered of each region.
+    pub fn regions(&self) -> &[RegionState<P::Memory>] {
+        &self.regions
+    }
+
+    /// Whether the announced status may not move now.
+    pub fn is_frozen(&self) -> bool {
+        self.maintenance || self.activity == Activity::Paused
+    }
+
+    /// The status as the regions vote now, whatever is announced.
+    pub fn level(&self) -> Status {
+        let quorum = self.quorum();
+        let votes = |vote: fn(Tripped) -> bool| {
+            self.regions.iter().filter(|region| vote(self.policy.tripped(&region.memory))).count() >= quorum
+        };
+        if votes(|tripped| tripped.down) {
+            Status::Down
+        } else if !self.regions.iter().any(|region| region.passed) {
+            Status::Unknown
+        } else if votes(|tripped| tripped.degraded) {
+            Status::Degraded
+        } else {
+            Status::Up
+        }
+    }
+
+    /// The quorum among the regions there are; at least 1, so that no regions decide nothing.
+    fn quorum(&self) -> usize {
+        usize::from(self.policy.quorum().get()).min(self.regions.len()).max(1)
+    }
+
+    /// Applies one input. Total: every input has an answer in every state.
+    pub fn apply(&mut self, input: &Input<P>) -> Effects {
+        match input {
+            Input::Result(sighting) => self.apply_result(sighting),
+            Input::Control(control) => self.apply_control(control),
+        }
+    }
+
+    fn apply_result(&mut self, sighting: &Sighting) -> Effects {
+        let ignored = match self.activity {
+            Activity::Deleted => Some(Ignored::Deleted),
+            Activity::Paused => Some(Ignored::Paused),
+            Activity::Active if sighting.kind == Kind::Manual => Some(Ignored::Manual),
+            Activity::Active if sighting.epoch < self.epoch => Some(Ignored::OldEpoch),
+            Activity::Active => None,
+        };
+        if let Some(why) = ignored {
+            return Effects::ignored(why);
+        }
+        let Some(region) = self.regions.iter_mut().find(|region| region.region == sighting.region) else {
+            return Effects::ignored(Ignored::UnknownRegion);
+        };
+        if region.watermark.is_some_and(|watermark| sighting.slot <= watermark) {
+            return Effects::ignored(Ignored::Late);
+        }
+        region.watermark = Some(sighting.slot);
+        let grade = Grade::of(sighting.outcome);
+        match grade {
+            None => region.blind_run = region.blind_run.saturating_add(1).min(self.policy.blind_after().get()),
+            Some(grade) => {
+                region.blind_run = 0;
+                region.passed |= grade.passed();
+                self.policy.observe(&mut region.memory, grade);
+            }
+        }
+        let mut effects = self.settle(Cause::Result);
+        effects.hint = self.hint(grade);
+        effects
+    }
+
+    /// An earlier probe is wanted while the level neither follows the outcome nor may ignore it.
+    fn hint(&self, grade: Option<Grade>) -> Hint {
+        match (self.level(), grade) {
+            (Status::Down, Some(Grade::Pass | Grade::Slow)) => Hint::ProbeSooner,
+            (Status::Up | Status::Degraded, Some(Grade::Fail | Grade::Fatal)) => Hint::ProbeSooner,
+            _ => Hint::None,
+        }
+    }
+
+    fn apply_control(&mut self, control: &Control<P>) -> Effects {
+        if self.activity == Activity::Deleted {
+            return Effects::ignored(Ignored::Deleted);
+        }
+        let mut overlays = Vec::new();
+        let cause = match control {
+            Control::Configure { policy, regions, target } => {
+                self.configure(policy, regions, *target);
+                Cause::Configuration
+            }
+            Control::Pause if self.activity == Activity::Active => {
+                self.activity = Activity::Paused;
+                self.regions.iter_mut().for_each(|region| region.blind_run = 0);
+                overlays.push((Overlay::Paused, Edge::Began));
+                Cause::Configuration
+            }
+            Control::Resume if self.activity == Activity::Paused => {
+                self.activity = Activity::Active;
+                self.epoch = self.epoch.next();
+                self.clear_windows();
+                overlays.push((Overlay::Paused, Edge::Ended));
+                Cause::Resumed
+            }
+            Control::BeginMaintenance if !self.maintenance => {
+                self.maintenance = true;
+                overlays.push((Overlay::Maintenance, Edge::Began));
+                Cause::Configuration
+            }
+            Control::EndMaintenance if self.maintenance => {
+                self.maintenance = false;
+                overlays.push((Overlay::Maintenance, Edge::Ended));
+                Cause::MaintenanceEnded
+            }
+            Control::Missed { region, through, slots } => {
+                if let Err(why) = self.miss(region, *through, *slots) {
+                    return Effects::ignored(why);
+                }
+                Cause::Result
+            }
+            Control::Delete => {
+                self.delete(&mut overlays);
+                Cause::Deleted
+            }
+            Control::Pause | Control::Resume | Control::BeginMaintenance | Control::EndMaintenance => {
+                return Effects::ignored(Ignored::NoChange);
+            }
+        };
+        let mut effects = self.settle(cause);
+        overlays.append(&mut effects.overlays);
+        Effects { overlays, ..effects }
+    }
+
+    fn configure(&mut self, policy: &P, regions: &Regions, target: TargetChange) {
+        self.policy = policy.clone();
+        self.epoch = self.epoch.next();
+        let mut old = std::mem::take(&mut self.regions);
+        for name in regions {
+            let kept = old.iter().position(|region| region.region == *name).map(|at| old.swap_remove(at));
+            let mut region = kept.unwrap_or_else(|| RegionState::new(name.clone()));
+            if target == TargetChange::Changed {
+                region.passed = false;
+                region.blind_run = 0;
+                region.memory = P::Memory::default();
+            }
+            self.regions.push(region);
+        }
+        self.clear_windows();
+    }
+
+    fn clear_windows(&mut self) {
+        for region in &mut self.regions {
+            self.policy.clear_windows(&mut region.memory);
+        }
+    }
+
+    /// Notes slots that went by in silence. The watermark stays: a result that is merely late in
+    /// coming, because our own store was away, still votes.
+    fn miss(&mut self, name: &Region, through: Slot, slots: NonZeroU8) -> Result<(), Ignored> {
+        if self.activity == Activity::Paused {
+            return Err(Ignored::Paused);
+        }
+        let blind_after = self.policy.blind_after().get();
+        let region = self.regions.iter_mut().find(|region| region.region == *name).ok_or(Ignored::UnknownRegion)?;
+        if region.watermark.max(region.missed_through).is_some_and(|known| through <= known) {
+            return Err(Ignored::Late);
+        }
+        region.missed_through = Some(through);
+        region.blind_run = region.blind_run.saturating_add(slots.get()).min(blind_after);
+        Ok(())
+    }
+
+    fn delete(&mut self, overlays: &mut Vec<(Overlay, Edge)>) {
+        let paused = self.activity == Activity::Paused;
+        self.activity = Activity::Deleted;
+        self.regions.clear();
+        if paused {
+            overlays.push((Overlay::Paused, Edge::Ended));
+        }
+        if std::mem::take(&mut self.maintenance) {
+            overlays.push((Overlay::Maintenance, Edge::Ended));
+        }
+    }
+
+    /// Numbers the input and announces what follows from it.
+    fn settle(&mut self, cause: Cause) -> Effects {
+        self.applied = self.applied.next();
+        let mut overlays = Vec::new();
+        let blind = self.is_blind();
+        if blind != self.blind {
+            self.blind = blind;
+            overlays.push((Overlay::Blind, if blind { Edge::Began } else { Edge::Ended }));
+        }
+        let level = self.level();
+        let transition = if self.is_frozen() || level == self.announced {
+            None
+        } else {
+            let from = std::mem::replace(&mut self.announced, level);
+            Some(Transition { from, to: level, cause })
+        };
+        Effects { vote: Vote::Applied(self.applied), transition, overlays, hint: Hint::None }
+    }
+
+    /// Whether fewer regions than the quorum have lately seen anything.
+    fn is_blind(&self) -> bool {
+        let blind_after = self.policy.blind_after().get();
+        let seeing = self.regions.iter().filter(|region| region.blind_run < blind_after).count();
+        self.activity == Activity::Active && seeing < self.quorum()
+    }
+}

@@ -1,0 +1,33 @@
+use async_trait::async_trait;
+
+use crate::{
+    probe::{Observation, Probe},
+    service::{FieldErrors, ServiceSettings},
+};
+
+/// Performs one probe.
+///
+/// # Contract
+///
+/// - Never fails: whatever goes wrong is an outcome. A panic is caught by the worker and becomes
+///   `Indeterminate(internal)`.
+/// - Returns by the deadline: at most the service's timeout after it was called. (The worker has
+///   a backstop just behind it.)
+/// - Dropping the future closes its sockets; nothing is left running.
+/// - Memory per probe is bounded, whatever the target sends.
+/// - What it returns holds no secret and no body of the target.
+#[async_trait]
+pub trait Prober: Send + Sync {
+    /// The URL schemes it takes, in lower case.
+    fn schemes(&self) -> &[&'static str];
+
+    /// Checks settings whose target has one of its schemes: the target itself and every section of
+    /// [`options`](ServiceSettings::options). It must refuse sections and fields it does not know.
+    ///
+    /// # Errors
+    /// Every field that is wrong, with what would be right.
+    fn check(&self, settings: &ServiceSettings) -> Result<(), FieldErrors>;
+
+    /// Performs the probe now.
+    async fn probe(&self, probe: &Probe) -> Observation;
+}
