@@ -88,11 +88,7 @@ impl Probe {
     /// The probe of `service` in `region` at `slot`; its start-by is slot + min(interval, 60 s).
     pub fn new(service: Arc<Service>, region: Region, slot: Slot, kind: Kind) -> Self {
         let patience = service.settings.interval.get().min(Self::START_BY_LIMIT);
-        Self {
-            id: ProbeId { service: service.id, slot, region, kind },
-            start_by: slot.time().after(patience),
-            service,
-        }
+        Self { id: ProbeId { service: service.id, slot, region, kind }, start_by: slot.time().after(patience), service }
     }
 
     /// The result for this probe when nothing of the target was seen.
@@ -211,21 +207,35 @@ impl Reason {
         match self {
             Self::Fail(reason) => match reason {
                 FailReason::Dns => "the name could not be resolved; look at the host name and the resolver",
-                FailReason::Connect => "no connection could be made; look at the port, the firewall and whether the service runs",
-                FailReason::Tls => "the TLS handshake or the certificate was refused; look at the chain, the name and the expiry",
-                FailReason::Timeout => "no complete answer came before the deadline; look at the load, or raise the timeout",
+                FailReason::Connect => {
+                    "no connection could be made; look at the port, the firewall and whether the service runs"
+                }
+                FailReason::Tls => {
+                    "the TLS handshake or the certificate was refused; look at the chain, the name and the expiry"
+                }
+                FailReason::Timeout => {
+                    "no complete answer came before the deadline; look at the load, or raise the timeout"
+                }
                 FailReason::Protocol => "the peer did not speak the protocol; look at what listens on that port",
                 FailReason::Status => "the answer's status was not an expected one; look at the service's own log",
-                FailReason::Assertion => "the answer did not meet an assertion; look at what was expected and what was seen",
-                FailReason::Redirect => "the redirects went in circles, too far or nowhere; look at the Location headers",
+                FailReason::Assertion => {
+                    "the answer did not meet an assertion; look at what was expected and what was seen"
+                }
+                FailReason::Redirect => {
+                    "the redirects went in circles, too far or nowhere; look at the Location headers"
+                }
             },
             Self::Indeterminate(reason) => match reason {
-                IndeterminateReason::Blocked => "the address policy forbids this address; allow it by name if it is meant",
+                IndeterminateReason::Blocked => {
+                    "the address policy forbids this address; allow it by name if it is meant"
+                }
                 IndeterminateReason::Expired => "no worker began it in time; add workers or look at what holds them",
                 IndeterminateReason::Poison => "workers took it again and again and never finished; look at their logs",
                 IndeterminateReason::Stalled => "the worker stalled in the middle of it; look at its machine",
                 IndeterminateReason::Internal => "the prober itself failed; look at the worker's log",
-                IndeterminateReason::Unsupported => "no prober takes this scheme; look at the target and the worker's version",
+                IndeterminateReason::Unsupported => {
+                    "no prober takes this scheme; look at the target and the worker's version"
+                }
             },
         }
     }
@@ -366,14 +376,7 @@ impl Observation {
     /// An observation of `outcome` after `latency`, without phases or detail.
     pub fn new(outcome: Outcome, latency: Duration) -> Self {
         let latency_us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
-        Self {
-            outcome,
-            latency_us,
-            phases: Phases::default(),
-            code: None,
-            certificate_expires: None,
-            detail: None,
-        }
+        Self { outcome, latency_us, phases: Phases::default(), code: None, certificate_expires: None, detail: None }
     }
 
     /// An observation that says nothing about the target.
@@ -395,7 +398,8 @@ pub fn printable(text: &str) -> Box<str> {
     let mut left = DETAIL_LIMIT;
     for c in text.chars() {
         // Bidirectional overrides reorder what a person reads, so they are escaped too.
-        let unsafe_to_show = c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let unsafe_to_show =
+            c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         let width = if unsafe_to_show { c.escape_default().count() } else { 1 };
         if width + 1 > left {
             out.push('…');

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 pub use fields::{FieldError, FieldErrors, Fields};
 pub use settings::{
-    Interval, InvalidInterval, InvalidName, InvalidRegions, InvalidTags, InvalidTimeout, Label, Options, Regions, ServiceSettings,
-    Tags, Timeout,
+    Interval, InvalidInterval, InvalidName, InvalidRegions, InvalidTags, InvalidTimeout, Label, Options, Regions,
+    ServiceSettings, Tags, Timeout,
 };
 pub use target::{InvalidTarget, Target};
 

@@ -12,7 +12,9 @@ const CURRENT: u8 = 1;
 #[non_exhaustive]
 pub enum SnapshotError {
     /// Written by a newer build; the number is its version.
-    #[error("the snapshot has version {0}, which this build does not know; use the build that wrote it, or a newer one")]
+    #[error(
+        "the snapshot has version {0}, which this build does not know; use the build that wrote it, or a newer one"
+    )]
     Newer(u8),
     /// Not a snapshot at all, or a damaged one.
     #[error("the snapshot is damaged: {0}")]

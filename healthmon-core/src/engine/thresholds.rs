@@ -153,10 +153,7 @@ impl Policy for Thresholds {
     }
 
     fn tripped(&self, memory: &Latches) -> Tripped {
-        Tripped {
-            down: memory.down.is_tripped(),
-            degraded: self.degraded.is_some() && memory.degraded.is_tripped(),
-        }
+        Tripped { down: memory.down.is_tripped(), degraded: self.degraded.is_some() && memory.degraded.is_tripped() }
     }
 
     fn clear_windows(&self, memory: &mut Latches) {

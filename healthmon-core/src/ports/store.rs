@@ -266,12 +266,7 @@ pub trait ResultStore: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Conflict`].
-    async fn change(
-        &self,
-        id: ServiceId,
-        expected: Option<Revision>,
-        change: Change,
-    ) -> Result<Changed, StoreError>;
+    async fn change(&self, id: ServiceId, expected: Option<Revision>, change: Change) -> Result<Changed, StoreError>;
 
     /// One service, unless it is deleted.
     ///
@@ -354,12 +349,8 @@ pub trait ResultStore: Send + Sync {
     ///
     /// # Errors
     /// See [`StoreError`].
-    async fn inputs(
-        &self,
-        id: ServiceId,
-        after: Applied,
-        limit: NonZeroUsize,
-    ) -> Result<Vec<AppliedInput>, StoreError>;
+    async fn inputs(&self, id: ServiceId, after: Applied, limit: NonZeroUsize)
+    -> Result<Vec<AppliedInput>, StoreError>;
 
     /// The state of a service, deleted ones too.
     ///

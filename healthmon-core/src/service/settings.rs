@@ -162,7 +162,9 @@ pub struct Tags(Option<Box<BTreeMap<String, String>>>);
 
 /// Pairs that are no tags.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("must be at most 32 pairs of text, keys of 1 to 64 characters and values of at most 200, without control characters")]
+#[error(
+    "must be at most 32 pairs of text, keys of 1 to 64 characters and values of at most 200, without control characters"
+)]
 pub struct InvalidTags;
 
 impl Tags {

@@ -1,0 +1,8 @@
+//! Adapters for healthmon's ports: what the core asks of the world, done with real technology.
+
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "net")]
+pub mod net;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;

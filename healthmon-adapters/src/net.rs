@@ -1,0 +1,1 @@
+//! Dialling out: which addresses may be dialled, and how.

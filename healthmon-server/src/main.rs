@@ -1,0 +1,2 @@
+//! The healthmon server.
+fn main() {}
