@@ -56,6 +56,18 @@ pub struct Service {
 }
 
 impl Service {
+    /// A service as it is when it is registered.
+    pub fn registered(
+        id: ServiceId,
+        settings: ServiceSettings,
+        revision: Revision,
+        epoch: Epoch,
+        now: Timestamp,
+    ) -> Self {
+        let activity = Activity::Active;
+        Self { id, settings, activity, revision, epoch, created_at: now, updated_at: now, scheduled_since: now }
+    }
+
     /// What it is called now.
     pub fn label(&self) -> ServiceLabel {
         ServiceLabel {

@@ -56,6 +56,10 @@ pub trait Scheduler: Send + Sync {
     /// See [`SchedulerError`].
     async fn due(&self, now: Timestamp, max: NonZeroUsize) -> Result<Due, SchedulerError>;
 
+    /// Tells it that services have changed: the next call of [`due`](Self::due) looks at once.
+    /// Without this it looks each second.
+    fn services_changed(&self);
+
     /// Gives every claim back, so that another node can go on at once.
     ///
     /// # Errors

@@ -30,7 +30,11 @@ pub enum StoreError {
         /// What was wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Repeating the call will not help: the data or the database is wrong.
+    /// The store refuses this very data; without it the call would do. A batch is to be halved
+    /// until the offender is found.
+    #[error("the store refuses this: {0}")]
+    Refused(Box<dyn std::error::Error + Send + Sync>),
+    /// Repeating the call will not help: the database is full, damaged or not ours.
     #[error("the store cannot do this: {0}")]
     Permanent(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -131,6 +135,25 @@ pub struct ServiceFilter {
     pub text: Option<String>,
 }
 
+impl ServiceFilter {
+    /// Whether a service announced as `status` meets every condition.
+    pub fn admits(&self, service: &Service, status: Status) -> bool {
+        let settings = &service.settings;
+        let tagged = |(key, value): &(String, Option<String>)| {
+            settings.tags.get(key).is_some_and(|found| value.as_ref().is_none_or(|value| value == found))
+        };
+        let holds = |text: &str| {
+            let text = text.to_lowercase();
+            settings.name.as_str().to_lowercase().contains(&text)
+                || settings.url.as_str().to_lowercase().contains(&text)
+        };
+        self.status.is_none_or(|wanted| wanted == status)
+            && self.group.as_deref().is_none_or(|group| settings.group.as_ref().is_some_and(|g| g.as_str() == group))
+            && self.tags.iter().all(tagged)
+            && self.text.as_deref().is_none_or(holds)
+    }
+}
+
 /// A result's place in a service's history.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResultKey {
@@ -143,6 +166,9 @@ pub struct ResultKey {
 }
 
 impl ResultKey {
+    /// How far ahead of the store's time a slot may be.
+    pub const AHEAD: Duration = Duration::from_secs(5);
+
     /// The place of this probe's result.
     pub fn of(id: &ProbeId) -> Self {
         Self { slot: id.slot, region: id.region.clone(), kind: id.kind }
@@ -298,7 +324,7 @@ pub trait ResultStore: Send + Sync {
     /// [`StoreError::Transient`]: nothing, or all, of it happened; repeat it.
     async fn record(&self, results: Vec<ProbeResult>) -> Result<Recorded, StoreError>;
 
-    /// Looks at up to `limit` services after `after` and applies what [`sweep`](crate::sweep) finds
+    /// Looks at up to `limit` services after `after` and applies what [`sweep`](crate::record::sweep) finds
     /// due: missed slots, maintenance at its end. Also lets go of results past their retention.
     ///
     /// # Errors

@@ -1,0 +1,20 @@
+//! The loops that make a monitor of the ports, and the monitor that holds them together.
+//!
+//! One loop a file: [`tick`] asks the scheduler what fell due and enqueues it, [`worker`] takes
+//! probes and performs them, [`recorder`] takes results and records them, [`sweeper`] looks for
+//! what nobody reports. They share nothing but the ports.
+
+pub mod clock;
+mod handle;
+mod ids;
+mod monitor;
+pub mod recorder;
+mod routes;
+pub mod sweeper;
+pub mod tick;
+pub mod worker;
+
+pub use handle::{Handle, HandleError, LogStream};
+pub use ids::ServiceIds;
+pub use monitor::{BuildError, Monitor, MonitorBuilder, Role, RunError, Tuning};
+pub use routes::{AmbiguousScheme, Probers};

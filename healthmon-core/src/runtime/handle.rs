@@ -1,0 +1,257 @@
+use std::{collections::VecDeque, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use super::{Probers, ServiceIds, recorder::publish};
+use crate::{
+    id::{Revision, Seq, ServiceId},
+    ports::{
+        Broadcaster, Change, Clock, Hint, Hints, ProbeQueue, QueueError, ResultQuery, ResultStore, ServiceFilter,
+        ServiceView, StoreError, StoredResult,
+    },
+    probe::{Kind, Probe},
+    service::{FieldErrors, Regions, Service, ServiceSettings},
+    status::LogEntry,
+    time::{Slot, Timestamp},
+};
+
+/// How long the log is trusted not to have grown when no hint comes.
+const HEAD_PERIOD: Duration = Duration::from_secs(1);
+/// How many entries are read from the log at a time.
+const LOG_PAGE: NonZeroUsize = NonZeroUsize::new(500).unwrap();
+/// How often a manual probe's result is looked for.
+const RESULT_PERIOD: Duration = Duration::from_millis(10);
+
+/// Why a handle could not do it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandleError {
+    /// Fields of the settings are wrong; nothing was changed.
+    #[error("the settings are wrong: {0}")]
+    Invalid(#[from] FieldErrors),
+    /// The store could not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The queue took no probe.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// No worker gave a result in time.
+    #[error("no worker gave a result within {0:?}")]
+    NoResult(Duration),
+}
+
+/// What a program, or the server's API, does with a monitor while it runs. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) store: Arc<dyn ResultStore>,
+    pub(super) queue: Arc<dyn ProbeQueue>,
+    pub(super) broadcaster: Arc<dyn Broadcaster>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) probers: Probers,
+    pub(super) regions: Regions,
+    pub(super) ids: ServiceIds,
+}
+
+impl Handle {
+    /// The store, for reading what there is no method for here.
+    pub fn store(&self) -> &Arc<dyn ResultStore> {
+        &self.shared.store
+    }
+
+    /// The queue, for its depth.
+    pub fn queue(&self) -> &Arc<dyn ProbeQueue> {
+        &self.shared.queue
+    }
+
+    /// The time by the monitor's clock.
+    pub fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    /// Checks settings as registering would, without registering.
+    ///
+    /// # Errors
+    /// Every field that is wrong.
+    pub fn check(&self, settings: &ServiceSettings) -> Result<(), FieldErrors> {
+        if let Some(region) = settings.regions.iter().find(|region| !self.shared.regions.iter().any(|r| r == *region)) {
+            let known: Vec<_> = self.shared.regions.iter().map(|region| region.as_str()).collect();
+            let problem = format!("{region} is not a region of this monitor, which has {}", known.join(", "));
+            return Err(FieldErrors::one("regions", problem));
+        }
+        self.shared.probers.check(settings)
+    }
+
+    /// Registers a service; its first probe goes out at once.
+    ///
+    /// # Errors
+    /// [`HandleError::Invalid`] names every wrong field; [`HandleError::Store`] when it cannot be kept.
+    pub async fn register(&self, settings: ServiceSettings) -> Result<Service, HandleError> {
+        self.check(&settings)?;
+        let id = self.shared.ids.next().await;
+        let service = self.shared.store.register(id, settings).await?;
+        tracing::info!(service = %service.settings.name, %id, url = %service.settings.url, "service registered");
+        self.shared.broadcaster.publish(Hint::Services(service.revision));
+        Ok(service)
+    }
+
+    /// Changes a service, if it is still at revision `expected` when one is given.
+    ///
+    /// # Errors
+    /// [`HandleError::Invalid`], or [`HandleError::Store`] with `NotFound` or `Conflict`.
+    pub async fn change(
+        &self,
+        id: ServiceId,
+        expected: Option<Revision>,
+        change: Change,
+    ) -> Result<Service, HandleError> {
+        if let Change::Settings(settings) = &change {
+            self.check(settings)?;
+        }
+        let changed = self.shared.store.change(id, expected, change).await?;
+        publish(&*self.shared.broadcaster, changed.entries);
+        self.shared.broadcaster.publish(Hint::Services(changed.service.revision));
+        Ok(changed.service)
+    }
+
+    /// Replaces a service's settings.
+    ///
+    /// # Errors
+    /// As [`change`](Self::change).
+    pub async fn reconfigure(&self, id: ServiceId, settings: ServiceSettings) -> Result<Service, HandleError> {
+        self.change(id, None, Change::Settings(Box::new(settings))).await
+    }
+
+    /// Suspends a service's probing.
+    ///
+    /// # Errors
+    /// As [`change`](Self::change).
+    pub async fn pause(&self, id: ServiceId) -> Result<Service, HandleError> {
+        self.change(id, None, Change::Pause).await
+    }
+
+    /// Lets a service's probing go on; a probe goes out at once.
+    ///
+    /// # Errors
+    /// As [`change`](Self::change).
+    pub async fn resume(&self, id: ServiceId) -> Result<Service, HandleError> {
+        self.change(id, None, Change::Resume).await
+    }
+
+    /// Deletes a service; its history stays.
+    ///
+    /// # Errors
+    /// As [`change`](Self::change).
+    pub async fn delete(&self, id: ServiceId) -> Result<Service, HandleError> {
+        self.change(id, None, Change::Delete).await
+    }
+
+    /// One service and how it stands.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn service(&self, id: ServiceId) -> Result<Option<ServiceView>, StoreError> {
+        self.shared.store.service(id).await
+    }
+
+    /// Services by id, those after `after`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn services(
+        &self,
+        filter: &ServiceFilter,
+        after: Option<ServiceId>,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<ServiceView>, StoreError> {
+        self.shared.store.services(filter, after, limit).await
+    }
+
+    /// A service's newest results.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn results(&self, id: ServiceId, limit: NonZeroUsize) -> Result<Vec<StoredResult>, StoreError> {
+        self.shared.store.results(id, &ResultQuery::default(), limit).await
+    }
+
+    /// Probes a service now, through queue and worker like any other probe, and returns the
+    /// recorded result. It does not vote.
+    ///
+    /// # Errors
+    /// [`HandleError::NoResult`] when no worker gave one in time.
+    pub async fn probe(&self, id: ServiceId) -> Result<StoredResult, HandleError> {
+        let shared = &self.shared;
+        let view = shared.store.service(id).await?.ok_or(StoreError::NotFound(id))?;
+        let service = Arc::new(view.service);
+        let region = service.settings.regions.iter().next().cloned().unwrap_or_default();
+        let probe = Probe::new(Arc::clone(&service), region, Slot::at(shared.clock.now()), Kind::Manual);
+        let probe_id = probe.id.clone();
+        let patience = probe.start_by.since(shared.clock.now()) + service.settings.timeout.get() + HEAD_PERIOD;
+        shared.queue.enqueue(vec![probe]).await?;
+        let found = async {
+            loop {
+                if let Some(result) = shared.store.result(&probe_id).await? {
+                    return Ok(result);
+                }
+                tokio::time::sleep(RESULT_PERIOD).await;
+            }
+        };
+        tokio::time::timeout(patience, found).await.map_err(|_| HandleError::NoResult(patience))?
+    }
+
+    /// Hints of what changes, for those who keep their own place in the log.
+    pub fn hints(&self) -> Hints {
+        self.shared.broadcaster.subscribe()
+    }
+
+    /// Every entry of the log after `after`, in order and without a gap, for as long as it is read.
+    pub fn log(&self, after: Seq) -> LogStream {
+        LogStream {
+            store: Arc::clone(&self.shared.store),
+            hints: Some(self.hints()),
+            cursor: after,
+            buffer: VecDeque::new(),
+        }
+    }
+}
+
+/// The log from a place on: hints tell when to look, the store tells what there is.
+pub struct LogStream {
+    store: Arc<dyn ResultStore>,
+    hints: Option<Hints>,
+    cursor: Seq,
+    buffer: VecDeque<LogEntry>,
+}
+
+impl LogStream {
+    /// The next entry, as soon as there is one. Safe to drop while it waits.
+    ///
+    /// # Errors
+    /// Those of the store; the place is kept, so that calling again goes on where it was.
+    pub async fn next(&mut self) -> Result<LogEntry, StoreError> {
+        loop {
+            if let Some(entry) = self.buffer.pop_front() {
+                self.cursor = entry.seq;
+                return Ok(entry);
+            }
+            let page = self.store.log(self.cursor, LOG_PAGE).await?;
+            if page.is_empty() {
+                self.wait().await;
+            } else {
+                self.buffer.extend(page);
+            }
+        }
+    }
+
+    async fn wait(&mut self) {
+        let Some(hints) = &mut self.hints else {
+            return tokio::time::sleep(HEAD_PERIOD).await;
+        };
+        // Whatever comes, or nothing for a second: it is time to look into the store.
+        if let Ok(None) = tokio::time::timeout(HEAD_PERIOD, hints.next()).await {
+            self.hints = None;
+        }
+    }
+}

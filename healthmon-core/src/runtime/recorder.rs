@@ -1,0 +1,178 @@
+//! Takes results off the queue and records them; what that changes is broadcast.
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ports::{Broadcaster, ConsumerId, Hint, ProbeQueue, Recorded, ResultDelivery, ResultStore, SetAside, StoreError},
+    probe::ProbeResult,
+    status::{LogEntry, LogEvent, Status},
+};
+
+/// What the loop works with.
+pub struct Recorder {
+    /// Hands out results.
+    pub queue: Arc<dyn ProbeQueue>,
+    /// Records them.
+    pub store: Arc<dyn ResultStore>,
+    /// Tells of what changed.
+    pub broadcaster: Arc<dyn Broadcaster>,
+    /// Who this recorder is; unique per process start.
+    pub consumer: ConsumerId,
+    /// How many results go into one transaction at most.
+    pub batch: NonZeroUsize,
+    /// How long a transaction waits for company: fewer commits, later results.
+    pub linger: Duration,
+    /// How long the queue is waited for at a time.
+    pub wait: Duration,
+    /// For how long after `stop` results that are still there are recorded.
+    pub drain: Duration,
+}
+
+impl Recorder {
+    /// Runs until `stop` and the queue's results are drained, or the drain time is over.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut deadline = None;
+        loop {
+            if stop.is_cancelled() {
+                let until = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + self.drain);
+                let drained = tokio::time::timeout_at(until, self.step(Duration::ZERO, Duration::ZERO)).await;
+                if matches!(drained, Ok(0)) {
+                    break;
+                }
+                if drained.is_err() {
+                    tracing::warn!("results are left in the queue at the end of the drain time");
+                    break;
+                }
+                continue;
+            }
+            tokio::select! {
+                // A step that is dropped loses nothing: unacknowledged results come again.
+                () = stop.cancelled() => {}
+                _ = self.step(self.wait, self.linger) => {}
+            }
+            if stop.is_cancelled() {
+                // What a dropped step had in hand is handed out again after this.
+                self.release().await;
+            }
+        }
+        self.release().await;
+    }
+
+    async fn release(&self) {
+        if let Err(error) = self.queue.release(&self.consumer).await {
+            tracing::warn!(%error, "could not give up the right to results; it will run out");
+        }
+    }
+
+    /// Takes a batch and records it, however long the store is away. Returns its size.
+    async fn step(&self, wait: Duration, linger: Duration) -> usize {
+        let mut batch = self.pull(wait).await;
+        if batch.is_empty() {
+            return 0;
+        }
+        if batch.len() < self.batch.get() && !linger.is_zero() {
+            tokio::time::sleep(linger).await;
+            batch.extend(self.pull(Duration::ZERO).await);
+        }
+        let (results, receipts): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|ResultDelivery { result, receipt }| (result, receipt)).unzip();
+        self.record(results).await;
+        while let Err(error) = self.queue.ack_results(&self.consumer, &receipts).await {
+            tracing::warn!(%error, "cannot acknowledge results for now");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        receipts.len()
+    }
+
+    async fn pull(&self, wait: Duration) -> Vec<ResultDelivery> {
+        match self.queue.pull_results(&self.consumer, self.batch, wait).await {
+            Ok(batch) => batch,
+            Err(error) => {
+                tracing::warn!(%error, "cannot take results for now");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                Vec::new()
+            }
+        }
+    }
+
+    /// Records all of `results`. A batch that the store refuses is halved until the one it
+    /// refuses is found, so that one bad row holds up nobody.
+    async fn record(&self, results: Vec<ProbeResult>) {
+        let mut parts = vec![results];
+        while let Some(part) = parts.pop() {
+            match self.store.record(part.clone()).await {
+                Ok(recorded) => self.tell(recorded),
+                Err(StoreError::Refused(error)) if part.len() == 1 => {
+                    tracing::error!(%error, probe = %part[0].id, why = ?SetAside::Refused, "a result was set aside");
+                }
+                Err(StoreError::Refused(_)) => {
+                    let mut first = part;
+                    let second = first.split_off(first.len() / 2);
+                    parts.push(second);
+                    parts.push(first);
+                }
+                Err(error) => {
+                    let pause = match &error {
+                        StoreError::Transient { retry_after, .. } => (*retry_after).max(Duration::from_millis(10)),
+                        _ => Duration::from_secs(5),
+                    };
+                    tracing::error!(%error, results = part.len(), "cannot record; the results are kept");
+                    parts.push(part);
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    fn tell(&self, recorded: Recorded) {
+        for (probe, why) in &recorded.set_aside {
+            tracing::warn!(%probe, ?why, "a result was set aside");
+        }
+        publish(&*self.broadcaster, recorded.entries);
+    }
+}
+
+/// Logs what was added to the log, and tells whoever listens.
+pub fn publish(broadcaster: &dyn Broadcaster, entries: Vec<LogEntry>) {
+    if entries.is_empty() {
+        return;
+    }
+    for entry in &entries {
+        note(entry);
+    }
+    broadcaster.publish(Hint::Log(entries.into()));
+}
+
+fn note(entry: &LogEntry) {
+    let service = &entry.service;
+    match &entry.event {
+        LogEvent::Transition(transition) => {
+            macro_rules! changed {
+                ($level:ident) => {
+                    tracing::$level!(
+                        service = %service.name,
+                        id = %service.id,
+                        seq = entry.seq.0,
+                        from = transition.from.as_str(),
+                        to = transition.to.as_str(),
+                        cause = transition.cause.as_str(),
+                        reason = entry.reason.map(|reason| reason.as_str()),
+                        detail = entry.detail.as_deref(),
+                        "status changed"
+                    )
+                };
+            }
+            if transition.to == Status::Down { changed!(warn) } else { changed!(info) }
+        }
+        LogEvent::Overlay { overlay, edge } => tracing::info!(
+            service = %service.name,
+            id = %service.id,
+            seq = entry.seq.0,
+            overlay = overlay.as_str(),
+            ?edge,
+            "overlay changed"
+        ),
+    }
+}

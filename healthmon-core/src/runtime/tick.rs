@@ -1,0 +1,122 @@
+//! Asks the scheduler what fell due and puts it on the queue. Never waits for a probe.
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ports::{Broadcaster, Clock, Hint, ProbeQueue, QueueError, Scheduler, SchedulerError},
+    probe::Probe,
+};
+
+/// What the loop works with.
+pub struct Tick {
+    /// Says what fell due.
+    pub scheduler: Arc<dyn Scheduler>,
+    /// Takes it.
+    pub queue: Arc<dyn ProbeQueue>,
+    /// Tells of changed services.
+    pub broadcaster: Arc<dyn Broadcaster>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How many probes are asked for at a time.
+    pub batch: NonZeroUsize,
+}
+
+impl Tick {
+    /// Runs until `stop`, then gives the claims back.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut hints = self.broadcaster.subscribe();
+        let mut hinting = true;
+        while !stop.is_cancelled() {
+            let pause = self.step(&stop).await;
+            if pause.is_zero() {
+                // Let others of this thread run when there is always something due.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let wake = tokio::time::Instant::now() + pause;
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = tokio::time::sleep_until(wake) => break,
+                    hint = hints.next(), if hinting => match hint {
+                        Some(Hint::Services(_) | Hint::Lost) => {
+                            self.scheduler.services_changed();
+                            break;
+                        }
+                        Some(Hint::Log(_)) => {}
+                        None => hinting = false,
+                    },
+                }
+            }
+        }
+        if let Err(error) = self.scheduler.release().await {
+            tracing::warn!(%error, "could not give the claims back; they will run out");
+        }
+    }
+
+    /// One round. Returns how long to pause.
+    async fn step(&self, stop: &CancellationToken) -> Duration {
+        let now = self.clock.now();
+        match self.scheduler.due(now, self.batch).await {
+            Ok(due) => {
+                if due.missed > 0 {
+                    tracing::warn!(slots = due.missed, "slots were missed and are skipped");
+                }
+                if !due.probes.is_empty() {
+                    self.enqueue(due.probes, stop).await;
+                }
+                due.next.since(self.clock.now())
+            }
+            Err(SchedulerError::Fenced) => {
+                tracing::warn!("another node has taken over this node's shards");
+                Duration::from_secs(1)
+            }
+            Err(error @ SchedulerError::Transient { retry_after, .. }) => {
+                tracing::warn!(%error, "cannot schedule for now");
+                retry_after.max(Duration::from_millis(10))
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot schedule");
+                Duration::from_secs(5)
+            }
+        }
+    }
+
+    /// Offers the probes until the queue takes them, it says that they are not wanted, or they are
+    /// too old to be begun.
+    async fn enqueue(&self, mut probes: Vec<Probe>, stop: &CancellationToken) {
+        loop {
+            let pause = match self.queue.enqueue(probes.clone()).await {
+                Ok(_) => return,
+                Err(QueueError::Fenced) => {
+                    tracing::warn!(probes = probes.len(), "the queue refuses a stale claim");
+                    return;
+                }
+                Err(QueueError::Full { retry_after }) => retry_after,
+                Err(error @ QueueError::Transient { retry_after, .. }) => {
+                    tracing::warn!(%error, "cannot enqueue for now");
+                    retry_after
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot enqueue");
+                    Duration::from_secs(1)
+                }
+            };
+            let now = self.clock.now();
+            let before = probes.len();
+            probes.retain(|probe| probe.start_by >= now);
+            if probes.len() < before {
+                tracing::warn!(slots = before - probes.len(), "slots were missed while the queue took nothing");
+            }
+            if probes.is_empty() {
+                return;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause.max(Duration::from_millis(1))) => {}
+            }
+        }
+    }
+}
