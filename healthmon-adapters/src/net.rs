@@ -1,1 +1,18 @@
 //! Dialling out: which addresses may be dialled, and how.
+//!
+//! Everything that leaves the machine goes through one [`Dialer`]: it resolves the name, has the
+//! [`AddressPolicy`] judge every address, and connects to *that* socket address, so that what was
+//! checked is what is dialled. No proxy settings of the system are read.
+
+mod dialer;
+mod policy;
+pub(crate) mod progress;
+mod resolver;
+#[cfg(feature = "tls")]
+pub mod tls;
+
+pub use dialer::{DialError, Dialer};
+pub use ipnet::IpNet;
+pub use policy::{AddressPolicy, Loopback, Refusal, Rule};
+pub use progress::{Progress, Stage};
+pub use resolver::{LookupPermit, ResolveError, Resolver, SystemResolver};
