@@ -1,0 +1,137 @@
+//! One connection, and requests over it.
+
+use std::{error::Error, future::Future, io, pin::Pin, pin::pin};
+
+use bytes::Bytes;
+use healthmon_core::{probe::FailReason, time::Timestamp};
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response,
+    body::Incoming,
+    client::conn::http1::{Builder, Connection, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use super::{Fault, stream::Stream};
+use crate::net::{Progress, Stage, progress::add};
+
+/// The most that a response's head may take. Headers are at most 100 (hyper's own bound).
+const HEAD_LIMIT: usize = 32 * 1024;
+
+/// An HTTP/1 connection that makes progress only while somebody waits for something of it: there
+/// is no task behind it, so dropping it closes its socket.
+pub(super) struct Link {
+    sender: SendRequest<Full<Bytes>>,
+    connection: Connection<TokioIo<Stream>, Full<Bytes>>,
+    state: State,
+    /// When it was opened.
+    pub(super) opened: Instant,
+    /// When its certificate expires.
+    pub(super) certificate_expires: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    /// The connection has ended; it must not be polled again.
+    Ended,
+}
+
+/// An exchange that ended without an answer.
+#[derive(Debug)]
+pub(super) struct Broken(hyper::Error);
+
+impl Link {
+    pub(super) async fn open(stream: Stream, certificate_expires: Option<Timestamp>) -> Result<Self, Fault> {
+        let opened = Builder::new().max_buf_size(HEAD_LIMIT).handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = opened.map_err(|error| Fault::from(Broken(error)))?;
+        Ok(Self { sender, connection, state: State::Running, opened: Instant::now(), certificate_expires })
+    }
+
+    /// Sends `request` and waits for the head of the answer.
+    pub(super) async fn exchange(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        progress: &mut Progress,
+    ) -> Result<Response<Incoming>, Broken> {
+        let begun = Instant::now();
+        progress.stage = Stage::Answer;
+        let answer = self.sender.send_request(request);
+        let answered = drive(&mut self.connection, &mut self.state, answer).await;
+        add(&mut progress.phases.first_byte_us, begun.elapsed());
+        answered.map_err(Broken)
+    }
+
+    /// Waits for `wanted`, which something that this connection does will complete.
+    pub(super) async fn wait_for<F: Future>(&mut self, wanted: F) -> F::Output {
+        drive(&mut self.connection, &mut self.state, wanted).await
+    }
+
+    /// Whether the peer has kept the connection open and is ready for another request.
+    pub(super) fn is_reusable(&mut self) -> bool {
+        // One poll that waits for nothing: it sees what has come in since, an end above all.
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        if self.state == State::Running && Pin::new(&mut self.connection).poll(&mut cx).is_ready() {
+            self.state = State::Ended;
+        }
+        self.state == State::Running && self.sender.is_ready()
+    }
+}
+
+/// Polls `wanted` and the connection by turns, in this task.
+async fn drive<F: Future>(
+    connection: &mut Connection<TokioIo<Stream>, Full<Bytes>>,
+    state: &mut State,
+    wanted: F,
+) -> F::Output {
+    let mut wanted = pin!(wanted);
+    std::future::poll_fn(|cx| {
+        // First what is wanted, for the connection waits until somebody asks; then the connection;
+        // then again what is wanted, which may be there now.
+        let first = wanted.as_mut().poll(cx);
+        if first.is_ready() || *state == State::Ended {
+            return first;
+        }
+        // Its error is dropped: hyper hands it to whoever waits for the answer or the body.
+        if Pin::new(&mut *connection).poll(cx).is_ready() {
+            *state = State::Ended;
+        }
+        wanted.as_mut().poll(cx)
+    })
+    .await
+}
+
+impl Broken {
+    /// Whether a connection that had lain idle was closed under the request, which may be
+    /// repeated: because it was never sent, or because doing it twice is like doing it once.
+    pub(super) fn is_stale(&self, method: &Method) -> bool {
+        let closed = self.0.is_incomplete_message() || self.0.is_closed() || io_error(&self.0).is_some();
+        self.0.is_canceled() || (closed && !matches!(*method, Method::POST | Method::PATCH))
+    }
+}
+
+fn io_error(error: &hyper::Error) -> Option<&io::Error> {
+    error.source().and_then(|source| source.downcast_ref::<io::Error>())
+}
+
+impl From<Broken> for Fault {
+    fn from(Broken(error): Broken) -> Self {
+        // With TLS 1.3 a peer may refuse us only after the handshake, by an alert.
+        let alert = io_error(&error).and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>());
+        let reason = if alert { FailReason::Tls } else { FailReason::Protocol };
+        let mut detail = error.to_string();
+        let mut source = error.source();
+        while let Some(inner) = source {
+            detail = format!("{detail}: {inner}");
+            source = inner.source();
+        }
+        Self::fail(reason, detail)
+    }
+}
+
+impl From<hyper::Error> for Fault {
+    fn from(error: hyper::Error) -> Self {
+        Broken(error).into()
+    }
+}
