@@ -1,1 +1,13 @@
 //! Everything in one SQLite file.
+//!
+//! One writer connection, so that every change is one `BEGIN IMMEDIATE` transaction after another,
+//! and a few readers that never wait for it (WAL). Durable by default: a commit that returned
+//! survives a power cut (`synchronous = FULL`).
+
+mod error;
+mod read;
+mod record;
+mod rows;
+mod store;
+
+pub use store::{Durability, SqliteOptions, SqliteResultStore};
