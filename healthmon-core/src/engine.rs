@@ -19,8 +19,13 @@
 //! assert_eq!(last.map(|transition| transition.to), Some(Status::Down));
 //! ```
 
+pub mod invariants;
 mod latch;
+#[cfg(any(test, feature = "laws", feature = "conformance"))]
+pub mod oracle;
 mod snapshot;
+#[cfg(feature = "laws")]
+pub mod strategies;
 mod thresholds;
 
 use std::{fmt::Debug, hash::Hash, num::NonZeroU8};
@@ -169,7 +174,8 @@ pub enum Input<P> {
     Control(Control<P>),
 }
 
-/// Why an input moved nothing.
+/// Why an input moved nothing. Where several would do, the first of this order is given: deleted,
+/// paused, manual, old epoch, unknown region, late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ignored {
     /// A result at or below its region's watermark.
@@ -272,7 +278,8 @@ impl<M> RegionState<M> {
         self.passed
     }
 
-    /// How many probes in a row said nothing, no further than it matters.
+    /// How many probes in a row said nothing, no further than 255. Counted beyond what the policy
+    /// asks for, so that the next policy judges by what really happened.
     pub const fn blind_run(&self) -> u8 {
         self.blind_run
     }
@@ -382,7 +389,19 @@ impl<P: Policy> State<P> {
     }
 
     /// Applies one input. Total: every input has an answer in every state.
+    ///
+    /// With debug assertions on, every step is held against the [laws](invariants) about one step,
+    /// and a policy that breaks one panics with the law's name.
     pub fn apply(&mut self, input: &Input<P>) -> Effects {
+        #[cfg(debug_assertions)]
+        let before = self.clone();
+        let effects = self.step(input);
+        #[cfg(debug_assertions)]
+        invariants::assert_step(&invariants::Step { before: &before, input, effects: &effects, after: self });
+        effects
+    }
+
+    fn step(&mut self, input: &Input<P>) -> Effects {
         match input {
             Input::Result(sighting) => self.apply_result(sighting),
             Input::Control(control) => self.apply_control(control),
@@ -409,7 +428,7 @@ impl<P: Policy> State<P> {
         region.watermark = Some(sighting.slot);
         let grade = Grade::of(sighting.outcome);
         match grade {
-            None => region.blind_run = region.blind_run.saturating_add(1).min(self.policy.blind_after().get()),
+            None => region.blind_run = region.blind_run.saturating_add(1),
             Some(grade) => {
                 region.blind_run = 0;
                 region.passed |= grade.passed();
@@ -511,13 +530,12 @@ impl<P: Policy> State<P> {
         if self.activity == Activity::Paused {
             return Err(Ignored::Paused);
         }
-        let blind_after = self.policy.blind_after().get();
         let region = self.regions.iter_mut().find(|region| region.region == *name).ok_or(Ignored::UnknownRegion)?;
         if region.watermark.max(region.missed_through).is_some_and(|known| through <= known) {
             return Err(Ignored::Late);
         }
         region.missed_through = Some(through);
-        region.blind_run = region.blind_run.saturating_add(slots.get()).min(blind_after);
+        region.blind_run = region.blind_run.saturating_add(slots.get());
         Ok(())
     }
 

@@ -194,7 +194,19 @@ impl Latch {
     }
 
     /// Takes in one outcome.
+    ///
+    /// With debug assertions on, the step is held against laws 10 to 13.
     pub fn observe(&mut self, rule: LatchRule, damping: Option<Damping>, mark: Mark) {
+        #[cfg(debug_assertions)]
+        let before = *self;
+        self.step(rule, damping, mark);
+        #[cfg(debug_assertions)]
+        super::invariants::assert_latch_step(&super::invariants::LatchStep::of_bits(
+            rule, damping, before, mark, *self,
+        ));
+    }
+
+    fn step(&mut self, rule: LatchRule, damping: Option<Damping>, mark: Mark) {
         let bad = mark != Mark::Good;
         self.history = ((self.history << 1) | u64::from(bad)) & rule.mask();
         let furthest = match damping {
@@ -202,7 +214,8 @@ impl Latch {
             Some(damping) => damping.quiet().max(u16::from(rule.success())),
         };
         self.run = if bad { 0 } else { self.run.saturating_add(1).min(furthest) };
-        if damping.is_none() {
+        // Every `quiet` good outcomes in a row forget the trips, those that end a recovery too.
+        if damping.is_none_or(|damping| self.run >= damping.quiet()) {
             self.trips = 0;
         }
         let enough = self.history.count_ones() >= u32::from(rule.threshold());
@@ -213,14 +226,15 @@ impl Latch {
             if damping.is_some() {
                 self.trips = self.trips.saturating_add(1);
             }
-        } else if damping.is_some_and(|damping| self.run >= damping.quiet()) {
-            self.trips = 0;
         }
     }
 
-    /// Forgets the outcomes, not whether it is tripped.
-    pub fn clear_window(&mut self) {
+    /// Forgets the outcomes, not whether it is tripped; without damping the trips too.
+    pub fn clear_window(&mut self, damping: Option<Damping>) {
         self.history = 0;
         self.run = 0;
+        if damping.is_none() {
+            self.trips = 0;
+        }
     }
 }

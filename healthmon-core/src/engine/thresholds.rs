@@ -157,9 +157,9 @@ impl Policy for Thresholds {
     }
 
     fn clear_windows(&self, memory: &mut Latches) {
-        memory.down.clear_window();
+        memory.down.clear_window(self.damping);
         match self.degraded {
-            Some(_) => memory.degraded.clear_window(),
+            Some(_) => memory.degraded.clear_window(self.damping),
             None => memory.degraded = Latch::default(),
         }
     }
