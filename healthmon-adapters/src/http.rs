@@ -124,7 +124,7 @@ impl HttpProber {
         let settings = if wanted.options.is_empty() {
             Settings::plain()
         } else {
-            match Settings::read(wanted) {
+            match Settings::read(&wanted.options) {
                 Ok(read) => {
                     parsed = read;
                     &parsed
@@ -178,7 +178,7 @@ impl Prober for HttpProber {
     }
 
     fn check(&self, settings: &ServiceSettings) -> Result<(), FieldErrors> {
-        Settings::read(settings).map(drop)
+        Settings::check(settings)
     }
 
     async fn probe(&self, probe: &Probe) -> Observation {
@@ -230,7 +230,8 @@ impl Attempt<'_> {
     async fn run(&self, trace: &mut Trace) -> Result<(), Fault> {
         let mut hop = Hop::first(self.probe.service.settings.url.url(), self.settings);
         loop {
-            let (link, response) = self.exchange(&hop, trace).await?;
+            let answered = self.exchange(&hop, trace).await;
+            let (link, response) = answered.map_err(|fault| hop.while_redirected(fault))?;
             let status = response.status();
             trace.code = Some(status.as_u16());
             if self.settings.status.contains(status.as_u16()) {
@@ -279,8 +280,7 @@ impl Attempt<'_> {
     async fn connect(&self, hop: &Hop, trace: &mut Trace) -> Result<Link, Fault> {
         let progress = &mut trace.progress;
         let (host, port, secure) = authority(hop.url())?;
-        let dialled = self.prober.dialer.dial(host.clone(), port, self.deadline, progress).await;
-        let stream = dialled.map_err(|error| hop.while_redirected(error.into()))?;
+        let stream = self.prober.dialer.dial(host.clone(), port, self.deadline, progress).await?;
         if !secure {
             return Link::open(Stream::Plain(stream), None).await;
         }
@@ -289,8 +289,7 @@ impl Attempt<'_> {
         let session = Box::pin(self.prober.tls.handshake(stream, host, self.settings.verify, progress)).await;
         let own = progress.certificate_expires;
         progress.certificate(earlier);
-        let session = session.map_err(|error| hop.while_redirected(error.into()))?;
-        Link::open(Stream::Tls(Box::new(session)), own).await
+        Link::open(Stream::Tls(Box::new(session?)), own).await
     }
 
     async fn judge_body(

@@ -24,8 +24,7 @@ pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// One request of a chain of redirects.
-#[derive(Debug)]
+/// One request of a chain of redirects. Not `Debug`: a body may be a secret.
 pub(super) struct Hop {
     url: Url,
     method: Method,
@@ -69,6 +68,7 @@ impl Hop {
         *request.uri_mut() = Uri::try_from(path).map_err(|_| unusable("path"))?;
         let host = HeaderValue::from_str(&self.url[Position::BeforeHost..Position::AfterPort]);
         let headers = request.headers_mut();
+        headers.reserve(5 + settings.headers.len());
         headers.insert(header::HOST, host.map_err(|_| unusable("host"))?);
         headers.insert(header::USER_AGENT, USER_AGENT);
         headers.insert(header::ACCEPT, ANYTHING);

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use healthmon_core::service::{FieldErrors, Fields, ServiceSettings};
+use healthmon_core::service::{FieldErrors, Fields, Options, ServiceSettings};
 use hyper::{
     HeaderMap, Method,
     header::{self, HeaderName, HeaderValue},
@@ -31,8 +31,7 @@ pub(super) enum Reuse {
     KeepAlive,
 }
 
-/// What is sent, and what is expected back.
-#[derive(Debug)]
+/// What is sent, and what is expected back. Not `Debug`: a body may be a secret.
 pub(super) struct Settings {
     pub(super) method: Method,
     pub(super) headers: HeaderMap,
@@ -66,22 +65,32 @@ impl Settings {
         &PLAIN
     }
 
-    /// Reads the options and checks the target.
-    pub(super) fn read(service: &ServiceSettings) -> Result<Self, FieldErrors> {
-        let mut settings = Self::default();
+    /// Reads the options.
+    pub(super) fn read(options: &Options) -> Result<Self, FieldErrors> {
+        Self::read_fields(Fields::new(options.to_map()))
+    }
+
+    /// Reads the options and checks the target, so that all that is wrong comes in one answer.
+    pub(super) fn check(service: &ServiceSettings) -> Result<(), FieldErrors> {
         let mut fields = Fields::new(service.options.to_map());
-        fields.section("http", |map| settings.read_http(map));
-        fields.section("expect", |map| settings.read_expect(map));
-        if settings.contains.is_some() && settings.method == Method::HEAD {
-            fields.wrong("expect.body", "cannot be expected with http.method HEAD, whose answers have no body");
-        }
         match service.url.scheme() {
             "http" | "https" => {
-                if let Err(fault) = Hop::first(service.url.url(), &settings).request(&settings) {
+                let plain = Self::plain();
+                if let Err(fault) = Hop::first(service.url.url(), plain).request(plain) {
                     fields.wrong("url", fault.detail);
                 }
             }
             _ => fields.wrong("url", "must begin with http:// or https://"),
+        }
+        Self::read_fields(fields).map(drop)
+    }
+
+    fn read_fields(mut fields: Fields) -> Result<Self, FieldErrors> {
+        let mut settings = Self::default();
+        fields.section("http", |map| settings.read_http(map));
+        fields.section("expect", |map| settings.read_expect(map));
+        if settings.contains.is_some() && settings.method == Method::HEAD {
+            fields.wrong("expect.body", "cannot be expected with http.method HEAD, whose answers have no body");
         }
         fields.finish()?;
         Ok(settings)

@@ -95,9 +95,13 @@ impl TlsClient {
     /// When an extra root is no certificate.
     pub fn new(extra_roots: &[u8], alpn: &[&[u8]]) -> Result<Self, TlsSetupError> {
         let mut roots = ROOTS.clone();
+        let known = roots.len();
         for root in CertificateDer::pem_slice_iter(extra_roots) {
             let root = root.map_err(|error| TlsSetupError::Root(error.to_string()))?;
             roots.add(root).map_err(|error| TlsSetupError::Root(error.to_string()))?;
+        }
+        if !extra_roots.is_empty() && roots.len() == known {
+            return Err(TlsSetupError::Root("there is none in the text".to_owned()));
         }
         let provider = Arc::new(ring::default_provider());
         let full = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))

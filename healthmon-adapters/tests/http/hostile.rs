@@ -25,7 +25,8 @@ use tokio::{
 };
 
 use super::support::{
-    PATIENCE, Server, answer, detail, probe_of, prober, prober_with, read_request, see_within, settings, wait_for_end,
+    Names, PATIENCE, Server, answer, detail, dialer, probe_of, prober, prober_with, read_request, see_within, settings,
+    wait_for_end,
 };
 
 /// The deadline of targets that hang.
@@ -250,6 +251,18 @@ async fn a_refused_connection_is_a_connect_failure() {
     assert_eq!(seen.outcome, Outcome::Fail(FailReason::Connect));
     assert!(detail(&seen).starts_with(&format!("connect to {address}: ")), "{seen:?}");
     assert_eq!(seen.code, None);
+}
+
+#[tokio::test]
+async fn the_next_address_of_a_name_is_tried_when_one_refuses() {
+    let server = Server::answering(|_| answer(200, "", "")).await;
+    let ip = server.address.ip();
+    let nobody = ["127.9.9.1", "127.9.9.2", "127.9.9.3"].map(|address| address.parse().expect("an address"));
+    let names = move |_: &str| [&nobody[..], &[ip]].concat();
+    let dialer = dialer(AddressPolicy::new(Loopback::Allowed)).with_resolver(Arc::new(Names(Box::new(names))));
+    let url = format!("http://shop.test:{}/", server.address.port());
+    let seen = on_time(&prober_with(dialer), &url, PATIENCE, json!({}), "next").await;
+    assert_eq!((seen.outcome, server.accepted()), (Outcome::Pass, 1), "{seen:?}");
 }
 
 #[tokio::test]

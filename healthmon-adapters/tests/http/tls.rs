@@ -259,7 +259,8 @@ async fn sec_a_certificates_names_cannot_poison_a_log() {
 
 #[test]
 fn extra_roots_that_are_no_certificates_are_refused() {
-    let pem = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec();
-    let refused = HttpProber::new(HttpProberConfig { extra_roots: pem, ..Default::default() });
-    assert!(matches!(refused, Err(TlsSetupError::Root(_))));
+    for pem in ["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "/etc/ssl/certs/own.pem"] {
+        let refused = HttpProber::new(HttpProberConfig { extra_roots: pem.into(), ..Default::default() });
+        assert!(matches!(refused, Err(TlsSetupError::Root(_))), "{pem:?}");
+    }
 }
