@@ -1,0 +1,298 @@
+//! Services: register, list, read, change, delete, pause, resume, probe.
+
+use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Path, RawQuery, Request, State},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use healthmon_core::{
+    id::{Revision, ServiceId},
+    ports::{Change, LastResult, ServiceFilter, ServiceView},
+    service::{Service, ServiceSettings},
+    status::{Overlay, Status},
+    time::Timestamp,
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{Api, Problem, results::ResultView};
+
+/// The shortest interval that the server takes; embedders may go below.
+const SHORTEST: Duration = Duration::from_secs(1);
+const PAGE: usize = 100;
+const LONGEST_PAGE: usize = 1_000;
+
+/// A JSON answer.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+            Err(error) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        }
+    }
+}
+
+/// A request's body: a JSON object.
+pub(super) struct Body(Map<String, Value>);
+
+impl FromRequest<Api> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+        let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        if kind != "application/json" && kind != "application/merge-patch+json" {
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json"));
+        }
+        let bytes = Bytes::from_request(request, api).await.map_err(|error| {
+            let status = error.into_response().status();
+            Problem::new(status, "the body must be at most 256 KiB long, and complete")
+        })?;
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body must be a JSON object: {error}")))
+    }
+}
+
+/// A service, as the API shows it.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    service: Service,
+    #[serde(flatten)]
+    standing: Option<Standing>,
+}
+
+/// How a service stands.
+#[derive(Debug, Serialize)]
+struct Standing {
+    status: Status,
+    since: Timestamp,
+    overlays: Vec<Overlay>,
+    maintenance_until: Option<Timestamp>,
+    last: Option<LastResult>,
+}
+
+impl From<ServiceView> for Shown {
+    fn from(view: ServiceView) -> Self {
+        let ServiceView { service, status, since, overlays, maintenance_until, last } = view;
+        Self { service, standing: Some(Standing { status, since, overlays, maintenance_until, last }) }
+    }
+}
+
+impl IntoResponse for Shown {
+    fn into_response(self) -> Response {
+        let tag = format!("\"{}\"", self.service.revision);
+        let mut response = Json(self).into_response();
+        if let Ok(tag) = HeaderValue::try_from(tag) {
+            response.headers_mut().insert(header::ETAG, tag);
+        }
+        response
+    }
+}
+
+pub(super) fn id(text: &str) -> Result<ServiceId, Problem> {
+    text.parse().map_err(|_| Problem::not_found(format_args!("service {text:?}")))
+}
+
+/// How many rows a page has.
+pub(super) fn limit(wanted: Option<usize>) -> Result<NonZeroUsize, Problem> {
+    let wanted = wanted.unwrap_or(PAGE);
+    let fits = NonZeroUsize::new(wanted).filter(|_| wanted <= LONGEST_PAGE);
+    fits.ok_or_else(|| Problem::field("limit", format_args!("must be from 1 to {LONGEST_PAGE}")))
+}
+
+/// The service, or a 404. Deleted services' history stays readable.
+pub(super) async fn existing(api: &Api, id: ServiceId) -> Result<(), Problem> {
+    let there = api.handle.store().state(id).await?;
+    there.map(|_| ()).ok_or_else(|| Problem::not_found(format_args!("service {id}")))
+}
+
+async fn shown(api: &Api, id: ServiceId) -> Result<Shown, Problem> {
+    let view = api.handle.service(id).await?;
+    view.map(Shown::from).ok_or_else(|| Problem::not_found(format_args!("service {id}")))
+}
+
+fn checked(settings: ServiceSettings) -> Result<ServiceSettings, Problem> {
+    if settings.interval.get() < SHORTEST {
+        return Err(Problem::field("interval", "must be at least 1s"));
+    }
+    Ok(settings)
+}
+
+pub(super) async fn register(State(api): State<Api>, Body(body): Body) -> Result<Response, Problem> {
+    let settings = checked(ServiceSettings::from_json(body)?)?;
+    let service = api.handle.register(settings).await?;
+    let location = format!("/api/v1/services/{}", service.id);
+    let mut response = shown(&api, service.id).await?.into_response();
+    *response.status_mut() = StatusCode::CREATED;
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// What is asked of the list.
+#[derive(Debug, Default)]
+struct ListQuery {
+    filter: ServiceFilter,
+    after: Option<ServiceId>,
+    limit: Option<usize>,
+}
+
+impl ListQuery {
+    fn read(query: Option<&str>) -> Result<Self, Problem> {
+        let mut read = Self::default();
+        for (key, value) in url::form_urlencoded::parse(query.unwrap_or("").as_bytes()) {
+            let value = value.into_owned();
+            match &*key {
+                "status" => {
+                    let status = Status::from_name(&value.to_ascii_uppercase());
+                    let wrong = || Problem::field("status", "must be one of UP, DEGRADED, UNKNOWN, DOWN");
+                    read.filter.status = Some(status.ok_or_else(wrong)?);
+                }
+                "group" => read.filter.group = Some(value),
+                "tag" => read.filter.tags.push(tag(&value)),
+                "q" => read.filter.text = Some(value),
+                "cursor" => read.after = Some(read_cursor(&value)?),
+                "limit" => {
+                    let wrong = |_| Problem::field("limit", format_args!("must be from 1 to {LONGEST_PAGE}"));
+                    read.limit = Some(value.parse().map_err(wrong)?);
+                }
+                other => {
+                    let known = "must be one of status, group, tag, q, cursor, limit";
+                    return Err(Problem::field(other, format_args!("is not a known parameter; {known}")));
+                }
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// A tag condition: `key`, or `key:value`.
+pub(super) fn tag(text: &str) -> (String, Option<String>) {
+    match text.split_once(':') {
+        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+        None => (text.to_owned(), None),
+    }
+}
+
+fn read_cursor(text: &str) -> Result<ServiceId, Problem> {
+    let read = || String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(text).ok()?).ok()?.parse().ok();
+    read().ok_or_else(|| Problem::field("cursor", "must be the `next` of an earlier page"))
+}
+
+pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let read = ListQuery::read(query.as_deref())?;
+    let limit = limit(read.limit)?;
+    let found = api.handle.services(&read.filter, read.after, limit).await?;
+    let last = found.last().filter(|_| found.len() == limit.get());
+    let next = last.map(|view| BASE64_URL_SAFE_NO_PAD.encode(view.service.id.to_string()));
+    let link = next.as_ref().map(|next| {
+        let others = url::form_urlencoded::parse(query.as_deref().unwrap_or("").as_bytes());
+        let others = others.filter(|(key, _)| key != "cursor");
+        let query = url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(others)
+            .append_pair("cursor", next)
+            .finish();
+        format!("</api/v1/services?{query}>; rel=\"next\"")
+    });
+    let services: Vec<Shown> = found.into_iter().map(Shown::from).collect();
+    let page = BTreeMap::from([("services", serde_json::json!(services)), ("next", serde_json::json!(next))]);
+    let mut response = Json(page).into_response();
+    if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    Ok(response)
+}
+
+pub(super) async fn read(State(api): State<Api>, Path(text): Path<String>) -> Result<Response, Problem> {
+    Ok(shown(&api, id(&text)?).await?.into_response())
+}
+
+/// The revision that `If-Match` names, if it names one.
+fn expected(headers: &HeaderMap) -> Result<Option<Revision>, Problem> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or("").trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| text.parse().ok());
+    let wrong = || Problem::new(StatusCode::PRECONDITION_FAILED, "If-Match is not an ETag of this service");
+    number.map(|number| Some(Revision(number))).ok_or_else(wrong)
+}
+
+/// RFC 7396: null removes, an object is merged, anything else replaces.
+fn merge(into: &mut Map<String, Value>, patch: Map<String, Value>) {
+    for (key, value) in patch {
+        match value {
+            Value::Null => drop(into.shift_remove(&key)),
+            Value::Object(patch) => match into.get_mut(&key) {
+                Some(Value::Object(inner)) => merge(inner, patch),
+                _ => {
+                    let mut fresh = Map::new();
+                    merge(&mut fresh, patch);
+                    into.insert(key, Value::Object(fresh));
+                }
+            },
+            value => drop(into.insert(key, value)),
+        }
+    }
+}
+
+pub(super) async fn patch(
+    State(api): State<Api>,
+    Path(text): Path<String>,
+    headers: HeaderMap,
+    Body(patch): Body,
+) -> Result<Response, Problem> {
+    let id = id(&text)?;
+    let asked = expected(&headers)?;
+    let before = shown(&api, id).await?.service;
+    if asked.is_some_and(|asked| asked != before.revision) {
+        return Err(healthmon_core::ports::StoreError::Conflict(before.revision).into());
+    }
+    let mut json = before.settings.to_json();
+    // A timeout that was never set follows the interval, so it is not patched in beside it.
+    let follows = before.settings.timeout == healthmon_core::service::Timeout::default_for(before.settings.interval);
+    if follows && patch.contains_key("interval") {
+        json.shift_remove("timeout");
+    }
+    merge(&mut json, patch);
+    let settings = checked(ServiceSettings::from_json(json)?)?;
+    // The merge was made on this revision: on another it would undo somebody's change.
+    api.handle.change(id, Some(before.revision), Change::Settings(Box::new(settings))).await?;
+    Ok(shown(&api, id).await?.into_response())
+}
+
+pub(super) async fn delete(
+    State(api): State<Api>,
+    Path(text): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    api.handle.change(id(&text)?, expected(&headers)?, Change::Delete).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn pause(State(api): State<Api>, Path(text): Path<String>) -> Result<Response, Problem> {
+    let id = id(&text)?;
+    api.handle.pause(id).await?;
+    Ok(shown(&api, id).await?.into_response())
+}
+
+pub(super) async fn resume(State(api): State<Api>, Path(text): Path<String>) -> Result<Response, Problem> {
+    let id = id(&text)?;
+    api.handle.resume(id).await?;
+    Ok(shown(&api, id).await?.into_response())
+}
+
+pub(super) async fn probe(State(api): State<Api>, Path(text): Path<String>) -> Result<Json<ResultView>, Problem> {
+    let id = id(&text)?;
+    Ok(Json(ResultView::from(api.handle.probe(id).await?)))
+}

@@ -1,0 +1,16 @@
+//! The bundled healthmon server: a monitor with a REST API and WebSocket events.
+//!
+//! [`serve`] is the whole of it: a configuration, a bound listener, and a future that says when to
+//! stop. The binary adds arguments, logging and signals.
+
+pub mod check;
+pub mod cli;
+pub mod config;
+mod http;
+mod hub;
+pub mod logging;
+mod serve;
+pub mod watch;
+
+pub use config::Config;
+pub use serve::{ServeError, Server};

@@ -1,0 +1,66 @@
+//! `healthmon watch`: services from the command line.
+
+use std::num::NonZeroUsize;
+
+use healthmon_core::{
+    ports::ServiceFilter,
+    runtime::Handle,
+    service::{Interval, InvalidInterval, InvalidName, InvalidTarget, Label, ServiceSettings, Target},
+};
+
+use crate::cli::WatchArgs;
+
+/// What is wrong with what was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WatchError {
+    /// A URL.
+    #[error("{url:?}: {source}")]
+    Url {
+        /// As it was written.
+        url: String,
+        /// What is wrong.
+        source: InvalidTarget,
+    },
+    /// The URL makes no name.
+    #[error("{0}")]
+    Name(#[from] InvalidName),
+    /// The interval.
+    #[error("--interval {0}")]
+    Interval(#[from] InvalidInterval),
+}
+
+/// Services to be registered unless their URL already is.
+#[derive(Debug)]
+pub struct Wanted(Vec<ServiceSettings>);
+
+/// What these arguments ask for.
+///
+/// # Errors
+/// When a URL or the interval is wrong.
+pub fn wanted(args: &WatchArgs) -> Result<Wanted, WatchError> {
+    let interval = Interval::new(args.interval)?;
+    let each = args.urls.iter().map(|url| {
+        let target: Target = url.parse().map_err(|source| WatchError::Url { url: url.clone(), source })?;
+        let address = target.as_str().split_once("://").map_or(target.as_str(), |(_, rest)| rest);
+        let name: String = address.trim_end_matches('/').chars().take(200).collect();
+        Ok(ServiceSettings::new(Label::new(&name)?, target, interval))
+    });
+    each.collect::<Result<_, _>>().map(Wanted)
+}
+
+impl Wanted {
+    /// Registers those whose URL is not registered; what cannot be is logged.
+    pub async fn register(self, handle: &Handle) {
+        for settings in self.0 {
+            let filter = ServiceFilter { text: Some(settings.url.to_string()), ..ServiceFilter::default() };
+            let there = handle.services(&filter, None, NonZeroUsize::new(100).unwrap_or(NonZeroUsize::MIN)).await;
+            let known = there.is_ok_and(|there| there.iter().any(|view| view.service.settings.url == settings.url));
+            if known {
+                tracing::info!(url = %settings.url, "is registered already");
+            } else if let Err(error) = handle.register(settings.clone()).await {
+                tracing::error!(url = %settings.url, %error, "cannot watch this");
+            }
+        }
+    }
+}
