@@ -3,19 +3,18 @@
 //! A law is a row of [`LAWS`] and one check function named after it, `law_08_…`. Laws about one
 //! step take a [`Step`] (or a [`LatchStep`]) and are debug assertions of
 //! [`State::apply`](super::State::apply) and [`Latch::observe`](super::Latch::observe) too. Laws
-//! about a run, or about two runs, take a [`Timeline`]; those that speak of places in it look at
-//! [every place of a short one and at sampled places of a long one](Timeline::places).
+//! about a run, or about two runs, take a `Timeline`.
 //!
 //! Three tags say whom a law binds:
 //!
 //! | Tag | Binds | Asks of the policy |
 //! |---|---|---|
 //! | universal | the frame around the policies, and with it any [`Policy`] that keeps its vote when its windows are cleared, and withdraws a vote for DOWN only on a pass | nothing (law 4: serde) |
-//! | latch | policies whose votes are latches: `k` bad of the last `n` trip, `s` good in a row clear | [`LatchPolicy`] |
-//! | threshold | policies that are nothing but their thresholds, as [`Thresholds`] is | [`ThresholdPolicy`] |
+//! | latch | policies whose votes are latches: `k` bad of the last `n` trip, `s` good in a row clear | `LatchPolicy` |
+//! | threshold | policies that are nothing but their thresholds, as [`Thresholds`] is | `ThresholdPolicy` |
 //!
 //! The laws are proved or sampled in `tests/laws` (properties), `tests/exhaustive` (enumeration and
-//! induction) and, for a policy of one's own, by [`check_laws!`](crate::check_laws).
+//! induction) and, for a policy of one's own, by `check_laws!`, all with feature `laws`.
 
 mod step;
 

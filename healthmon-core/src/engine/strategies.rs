@@ -19,7 +19,7 @@ pub use proptest;
 use proptest::{
     collection::vec,
     option,
-    prelude::{Just, Strategy},
+    prelude::{BoxedStrategy, Just, Strategy},
     prop_oneof,
 };
 
@@ -78,7 +78,7 @@ fn regions(bits: usize) -> Regions {
 }
 
 /// Outcomes: mostly passes and failures.
-pub fn outcomes() -> impl Strategy<Value = Outcome> + Clone {
+pub fn outcomes() -> BoxedStrategy<Outcome> {
     let reasons = proptest::sample::select(&FailReason::ALL[..]);
     prop_oneof![
         8 => Just(Outcome::Pass),
@@ -88,53 +88,60 @@ pub fn outcomes() -> impl Strategy<Value = Outcome> + Clone {
         1 => reasons.prop_map(Outcome::Fatal),
         3 => proptest::sample::select(&IndeterminateReason::ALL[..]).prop_map(Outcome::Indeterminate),
     ]
+    .boxed()
 }
 
 /// Results that may vote: bursts of the same outcome in one region.
-pub fn bursts() -> impl Strategy<Value = Event> + Clone {
+pub fn bursts() -> BoxedStrategy<Event> {
     let length = prop_oneof![4 => Just(1_u8), 3 => 1..=3_u8, 1 => 1..=8_u8];
     let kind = prop_oneof![6 => Just(Kind::Scheduled), 1 => Just(Kind::Edge)];
     (0..3_usize, outcomes(), length, kind)
         .prop_map(|(region, outcome, times, kind)| Event::Burst(region, outcome, times, kind))
+        .boxed()
 }
 
 /// Results that may not vote: repeated, late, of an old epoch, manual, from elsewhere.
-pub fn strays() -> impl Strategy<Value = Event> + Clone {
+pub fn strays() -> BoxedStrategy<Event> {
     prop_oneof![
         (0..3_usize, outcomes(), 0..3_u8).prop_map(|(region, outcome, back)| Event::Late(region, outcome, back)),
         (0..3_usize, outcomes(), 1..3_u8).prop_map(|(region, outcome, back)| Event::OldEpoch(region, outcome, back)),
         (0..3_usize, outcomes()).prop_map(|(region, outcome)| Event::Manual(region, outcome)),
         outcomes().prop_map(Event::Elsewhere),
     ]
+    .boxed()
 }
 
 /// Missed slots, and results that come for them after all.
-pub fn silences() -> impl Strategy<Value = Event> + Clone {
+pub fn silences() -> BoxedStrategy<Event> {
     let slots = prop_oneof![4 => 1..=3_u8, 1 => 1..=u8::MAX].prop_map(|slots| NonZeroU8::MIN.saturating_add(slots - 1));
     prop_oneof![
         3 => (0..3_usize, slots).prop_map(|(region, slots)| Event::Missed(region, slots)),
         1 => (0..3_usize, outcomes()).prop_map(|(region, outcome)| Event::Straggler(region, outcome)),
     ]
+    .boxed()
 }
 
 /// Pauses and maintenance, begun and ended in any order.
-pub fn overlays() -> impl Strategy<Value = Event> + Clone {
+pub fn overlays() -> BoxedStrategy<Event> {
     prop_oneof![
         1 => Just(Event::Pause),
         2 => Just(Event::Resume),
         1 => Just(Event::BeginMaintenance),
         2 => Just(Event::EndMaintenance),
     ]
+    .boxed()
 }
 
 /// Changes of policy, regions and target.
-pub fn configurations() -> impl Strategy<Value = Event> + Clone {
+pub fn configurations() -> BoxedStrategy<Event> {
     let target = prop_oneof![3 => Just(TargetChange::Same), 1 => Just(TargetChange::Changed)];
-    (0..3_usize, 0..7_usize, target).prop_map(|(policy, regions, target)| Event::Configure(policy, regions, target))
+    (0..3_usize, 0..7_usize, target)
+        .prop_map(|(policy, regions, target)| Event::Configure(policy, regions, target))
+        .boxed()
 }
 
 /// Everything that happens to services, most of it results.
-pub fn events() -> impl Strategy<Value = Event> + Clone {
+pub fn events() -> BoxedStrategy<Event> {
     prop_oneof![
         60 => bursts(),
         8 => strays(),
@@ -144,6 +151,7 @@ pub fn events() -> impl Strategy<Value = Event> + Clone {
         // Nothing happens any more after it, so it is rare.
         1 => proptest::bool::weighted(0.3).prop_map(|ends| if ends { Event::Delete } else { Event::Resume }),
     ]
+    .boxed()
 }
 
 /// Latch rules, mostly small.
@@ -186,7 +194,7 @@ where
     E: Strategy<Value = Event>,
 {
     (vec(policy, 1..=3), prop_oneof![2 => Just(1_usize), 3 => 0..7_usize], vec(events, 0..=most), 0..1_000_usize)
-        .prop_map(|(policies, chosen, events, pivot)| timeline(&policies, &regions(chosen), &events).around(pivot))
+        .prop_map(|(policies, chosen, events, pivot)| timeline(&policies, &regions(chosen), &events).sampled(pivot))
 }
 
 /// The timeline in which these events happen, under the first of the policies to begin with.

@@ -297,8 +297,9 @@ pub fn law_24_successes_forget_everything<P: LatchPolicy>(timeline: &Timeline<P>
         for region in state.regions() {
             let now = after_passes(region.memory().clone());
             if now != fresh {
-                let why = format_args!("after {passes} passes {:?} is {now:?}, not {fresh:?}", region.memory());
-                return Err(Box::new(broken(24, why).at(place)));
+                let old = region.memory();
+                let why = format_args!("after {place} inputs, then {passes} passes, {old:?} is {now:?}, not {fresh:?}");
+                return Err(broken(24, why));
             }
         }
     }

@@ -79,7 +79,7 @@ where
 {
     for place in timeline.places() {
         let mut state = timeline.state_at(place);
-        let mut read = State::from_snapshot(&state.to_snapshot()).map_err(|error| broken(4, error).at(place))?;
+        let mut read = State::from_snapshot(&state.to_snapshot()).map_err(|error| broken(4, error))?;
         ensure!(4, read == state, "after {place} inputs {state:?} is read back as {read:?}");
         let tail = &timeline.inputs[place..];
         ensure!(4, fold(&mut read, tail) == fold(&mut state, tail), "read back after {place} inputs, it goes on apart");
@@ -102,7 +102,7 @@ fn record<P: Policy>(
 }
 
 /// Law 6: results that come again, after any delay, in the same batch or a later one, and even
-/// with another outcome, change nothing: what [the pipeline](record) folds is the log without them.
+/// with another outcome, change nothing: what the pipeline folds is the log without them.
 pub fn law_06_duplicates_do_not_matter<P: Policy>(timeline: &Timeline<P>) -> Verdict {
     let mut once = (timeline.start(), BTreeSet::new());
     let clean = record(&mut once.0, &mut once.1, &timeline.inputs);

@@ -137,7 +137,7 @@ pub fn law_05_ignored_inputs_change_nothing<P: Policy>(step: &Step<'_, P>) -> Ve
 
 /// Law 7, its first half: an input that moved the state has the next number, any other none; a
 /// watermark never falls while its region stays, nor does the newest missed slot. (The second
-/// half, [`law_07_sequence_numbers_are_gapless`](super::law_07_sequence_numbers_are_gapless), is
+/// half, `law_07_sequence_numbers_are_gapless`, is
 /// checked on a model of the store, and by the stores' conformance suite.)
 pub fn law_07_numbers_are_gapless_and_watermarks_rise<P: Policy>(step: &Step<'_, P>) -> Verdict {
     let (before, after) = (step.before.applied(), step.after.applied());

@@ -27,38 +27,38 @@ pub struct Timeline<P> {
     pub regions: Regions,
     /// What came after.
     pub inputs: Vec<Input<P>>,
-    pivot: usize,
+    pivot: Option<usize>,
 }
 
 /// Timelines up to this long are looked at in every place.
-const SHORT: usize = 8;
+const SHORT: usize = 6;
 
 impl<P: Policy> Timeline<P> {
     /// The life of a service registered with `policy` and `regions`.
     pub const fn new(policy: P, regions: Regions, inputs: Vec<Input<P>>) -> Self {
-        Self { policy, regions, inputs, pivot: 0 }
+        Self { policy, regions, inputs, pivot: None }
     }
 
-    /// This timeline, looked at around `pivot` (any number) by laws that speak of a place in it.
+    /// This timeline; if it is long, laws that speak of a place in it look at two only, which
+    /// `pivot` (any number) chooses.
     #[must_use]
-    pub fn around(self, pivot: usize) -> Self {
-        Self { pivot, ..self }
+    pub fn sampled(self, pivot: usize) -> Self {
+        Self { pivot: Some(pivot), ..self }
     }
 
-    /// The indices at which a law that speaks of a place looks: all of a short timeline, of a long
-    /// one the pivot and the place opposite. The end counts as a place.
+    /// This timeline; laws that speak of a place in it look at every one.
+    #[must_use]
+    pub fn everywhere(self) -> Self {
+        Self { pivot: None, ..self }
+    }
+
+    /// The indices at which laws that speak of a place look. The end counts as a place.
     pub fn places(&self) -> Vec<usize> {
         let length = self.inputs.len();
-        if length <= SHORT {
-            (0..=length).collect()
-        } else {
-            vec![self.pivot % (length + 1), (self.pivot + length / 2) % (length + 1)]
+        match self.pivot {
+            Some(pivot) if length > SHORT => vec![pivot % (length + 1), (pivot + length / 2) % (length + 1)],
+            _ => (0..=length).collect(),
         }
-    }
-
-    /// The number that [`places`](Self::places) turn on.
-    pub const fn pivot(&self) -> usize {
-        self.pivot
     }
 
     /// The state at registration.

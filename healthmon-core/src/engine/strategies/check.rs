@@ -1,15 +1,21 @@
 //! The search for a timeline that breaks a law, and the macro that makes tests of it.
 
-use std::fmt;
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use proptest::{
     prelude::Strategy,
-    test_runner::{Config, TestCaseError, TestError, TestRunner},
+    test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRunner},
 };
 
-use crate::engine::{
-    Policy,
-    invariants::{Timeline, Verdict},
+use crate::{
+    engine::{
+        Input, Policy, Sighting,
+        invariants::{Timeline, Verdict},
+    },
+    probe::{FailReason, Outcome},
 };
 
 /// A law that does not hold, and the shortest timeline found that shows it.
@@ -43,7 +49,8 @@ pub fn cases() -> u32 {
 
 /// A search of this many cases, without a memory of earlier failures.
 pub fn some_cases(cases: u32) -> Config {
-    Config { cases, failure_persistence: None, ..Config::default() }
+    // Unoptimised, proptest's usual generator takes longer than everything else together.
+    Config { cases, failure_persistence: None, rng_algorithm: RngAlgorithm::XorShift, ..Config::default() }
 }
 
 /// Looks for a timeline that breaks `law`, and shrinks it.
@@ -63,11 +70,56 @@ pub fn refute<P: Policy>(
         .run(&timelines, |timeline| law(&timeline).map_err(|violation| TestCaseError::fail(violation.to_string())));
     match outcome {
         Ok(()) => Ok(()),
-        Err(TestError::Fail(why, timeline)) => {
-            Err(Box::new(Counterexample { why: why.message().to_owned(), timeline }))
-        }
+        Err(TestError::Fail(why, timeline)) => Err(Box::new(shorten(why.message(), timeline, law))),
         Err(TestError::Abort(why)) => panic!("the strategy gives no cases: {why}"),
     }
+}
+
+/// Leaves out all inputs that are not needed and makes the others as plain as can be, which
+/// proptest, thinking in events, may not have done.
+fn shorten<P: Policy>(why: &str, timeline: Timeline<P>, law: impl Fn(&Timeline<P>) -> Verdict) -> Counterexample<P> {
+    // A policy that panics has broken law 1, and its shortest timeline is proptest's.
+    let fails = |timeline: &Timeline<P>| match catch_unwind(AssertUnwindSafe(|| law(timeline))) {
+        Ok(Err(violation)) => Some(violation.to_string()),
+        Ok(Ok(())) | Err(_) => None,
+    };
+    let mut found = Counterexample { why: why.to_owned(), timeline };
+    let mut chunk = found.timeline.inputs.len();
+    while chunk > 0 {
+        let mut from = 0;
+        while from < found.timeline.inputs.len() {
+            let mut shorter = found.timeline.clone().everywhere();
+            shorter.inputs.drain(from..(from + chunk).min(shorter.inputs.len()));
+            match fails(&shorter) {
+                Some(why) => found = Counterexample { why, timeline: shorter },
+                None => from += chunk,
+            }
+        }
+        chunk /= 2;
+    }
+    for index in 0..found.timeline.inputs.len() {
+        let plainer = plainer(&found.timeline.inputs[index]).into_iter().find_map(|input| {
+            let mut plainer = found.timeline.clone().everywhere();
+            plainer.inputs[index] = input;
+            fails(&plainer).map(|why| Counterexample { why, timeline: plainer })
+        });
+        found = plainer.unwrap_or(found);
+    }
+    found
+}
+
+/// The same input with a plainer outcome, the plainest first.
+fn plainer<P: Policy>(input: &Input<P>) -> Vec<Input<P>> {
+    let Input::Result(seen) = input else { return Vec::new() };
+    let outcomes = match seen.outcome {
+        Outcome::Pass => vec![],
+        Outcome::Fail(_) => vec![Outcome::Pass],
+        Outcome::Slow | Outcome::Fatal(_) | Outcome::Indeterminate(_) => {
+            vec![Outcome::Pass, Outcome::Fail(FailReason::Timeout)]
+        }
+    };
+    let plainer = |outcome| Input::Result(Sighting { outcome, ..seen.clone() });
+    outcomes.into_iter().map(plainer).collect()
 }
 
 /// Tries `law` on [`cases`] timelines; failures are remembered beside `source`, and tried again first.
@@ -79,7 +131,8 @@ pub fn assert_law<P: Policy>(
     timelines: impl Strategy<Value = Timeline<P>>,
     law: impl Fn(&Timeline<P>) -> Verdict,
 ) {
-    let config = Config { source_file: Some(source), cases: cases(), ..Config::default() };
+    let failure_persistence = Config::default().failure_persistence;
+    let config = Config { source_file: Some(source), failure_persistence, ..some_cases(cases()) };
     if let Err(counterexample) = refute(&config, timelines, law) {
         panic!("{counterexample}");
     }
