@@ -1,5 +1,7 @@
 //! The core of healthmon, the distributed health monitor that can be embedded.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod engine;
 pub mod id;
 #[cfg(feature = "runtime")]
