@@ -10,7 +10,7 @@ use healthmon_core::{
     service::Service,
     status::LogEntry,
 };
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::{AssertSqlSafe, Row, sqlite::SqliteRow};
 
 use super::{
     SqliteResultStore,
@@ -118,10 +118,26 @@ impl SqliteResultStore {
             .fetch_all(&self.readers)
             .await
             .map_err(from_sqlx)?;
+        self.stored_results(&read).await
+    }
+
+    /// What these rows say. The names of regions that another program has numbered are read first.
+    async fn stored_results(&self, read: &[SqliteRow]) -> Result<Vec<StoredResult>> {
+        if !self.regions.know(read)? {
+            self.refresh_regions().await?;
+        }
         read.iter().map(|row| rows::result(row, &self.regions)).collect()
     }
 
+    async fn refresh_regions(&self) -> Result<()> {
+        let mut reader = self.readers.acquire().await.map_err(from_sqlx)?;
+        self.regions.refresh(&mut reader).await
+    }
+
     pub(super) async fn read_result(&self, id: &ProbeId) -> Result<Option<StoredResult>> {
+        if self.regions.known_number(&id.region).is_none() {
+            self.refresh_regions().await?;
+        }
         let Some(region) = self.regions.known_number(&id.region) else { return Ok(None) };
         let sql = format!(
             "SELECT {RESULT_COLUMNS} FROM results WHERE service_id = ? AND slot = ? AND region_id = ? AND kind = ?"
@@ -207,8 +223,7 @@ impl SqliteResultStore {
             let applied: i64 = row.try_get(0).map_err(from_sqlx)?;
             inputs.insert(Applied(rows::counter(applied)), Input::Control(control));
         }
-        for row in &results {
-            let StoredResult { result, applied } = rows::result(row, &self.regions)?;
+        for StoredResult { result, applied } in self.stored_results(&results).await? {
             if let Some(applied) = applied {
                 inputs.insert(applied, Input::Result(Sighting::of(&result)));
             }

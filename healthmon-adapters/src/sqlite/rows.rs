@@ -102,6 +102,9 @@ pub(super) fn entry(row: &SqliteRow) -> Result<LogEntry> {
 pub(super) const RESULT_COLUMNS: &str = "service_id, slot, region_id, kind, epoch, delay, latency, outcome, reason, \
      dns, connect, tls, first_byte, code, certificate, detail, applied";
 
+/// Where among them the region's number is.
+const REGION_COLUMN: usize = 2;
+
 pub(super) fn result(row: &SqliteRow, regions: &Regions) -> Result<StoredResult> {
     let get = |i: usize| row.try_get::<i64, _>(i).map_err(from_sqlx);
     let opt = |i: usize| row.try_get::<Option<i64>, _>(i).map_err(from_sqlx);
@@ -114,7 +117,7 @@ pub(super) fn result(row: &SqliteRow, regions: &Regions) -> Result<StoredResult>
         id: ProbeId {
             service: service_id(get(0)?)?,
             slot,
-            region: regions.name(get(2)?)?,
+            region: regions.name(get(REGION_COLUMN)?)?,
             kind: Kind::from_code(kind).ok_or_else(|| bad_row(format_args!("kind {kind}")))?,
         },
         epoch: Epoch(u32::try_from(get(4)?).map_err(bad_row)?),
@@ -148,13 +151,19 @@ struct Known {
 
 impl Regions {
     pub(super) async fn load(connection: &mut SqliteConnection) -> Result<Self> {
-        let rows = sqlx::query("SELECT id, name FROM regions").fetch_all(connection).await.map_err(from_sqlx)?;
         let regions = Self::default();
+        regions.refresh(connection).await?;
+        Ok(regions)
+    }
+
+    /// Learns what other programs that have the file open have numbered meanwhile.
+    pub(super) async fn refresh(&self, connection: &mut SqliteConnection) -> Result<()> {
+        let rows = sqlx::query("SELECT id, name FROM regions").fetch_all(connection).await.map_err(from_sqlx)?;
         for row in rows {
             let name: &str = row.try_get(1).map_err(from_sqlx)?;
-            regions.learn(Region::new(name).map_err(bad_row)?, row.try_get(0).map_err(from_sqlx)?);
+            self.learn(Region::new(name).map_err(bad_row)?, row.try_get(0).map_err(from_sqlx)?);
         }
-        Ok(regions)
+        Ok(())
     }
 
     fn learn(&self, region: Region, number: i64) {
@@ -168,6 +177,17 @@ impl Regions {
     pub(super) fn name(&self, number: i64) -> Result<Region> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
         known.names.get(&number).cloned().ok_or_else(|| bad_row(format_args!("region {number}")))
+    }
+
+    /// Whether every one of these rows is of a region whose name is known.
+    pub(super) fn know(&self, rows: &[SqliteRow]) -> Result<bool> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        for row in rows {
+            if !known.names.contains_key(&row.try_get(REGION_COLUMN).map_err(from_sqlx)?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub(super) fn known_number(&self, region: &Region) -> Option<i64> {
