@@ -58,7 +58,7 @@ pub(crate) async fn run(args: &[&str]) {
     Report {
         probes: done.load(Ordering::Relaxed),
         wall_us: begin.elapsed().as_micros() as u64,
-        usage: Usage { cpu_us: after.cpu_us - before.cpu_us, ..after },
+        usage: after.since(before),
         ..Report::default()
     }
     .send();

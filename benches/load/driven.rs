@@ -23,8 +23,9 @@ use healthmon_core::{
 
 use crate::process::{Report, Usage};
 
-/// How long it runs before it is measured.
-const WARM_UP: Duration = Duration::from_secs(3);
+/// How long it runs before it is measured: one interval, in which every service's state is read
+/// once, but no longer than this.
+const WARM_UP: Duration = Duration::from_secs(12);
 
 /// `ports services interval-ms seconds`.
 #[tokio::main]
@@ -50,28 +51,20 @@ pub(crate) async fn run(args: &[&str]) {
         .expect("a monitor");
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(monitor.run(async { drop(stopped.await) }));
-    tokio::time::sleep(WARM_UP).await;
+    tokio::time::sleep(WARM_UP.min(interval + Duration::from_secs(2))).await;
     let (from, before, wall) = (clock.now(), Usage::now(), Instant::now());
     tokio::time::sleep(seconds).await;
     let (to, after, wall_us) = (clock.now(), Usage::now(), wall.elapsed().as_micros() as u64);
+    // The last slots of the window are probed and recorded before the end.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     stop.send(()).expect("a monitor that runs");
     running.await.expect("no panic").expect("a clean end");
-    let mut report = Report {
-        wall_us,
-        usage: Usage { cpu_us: after.cpu_us - before.cpu_us, ..after },
-        ..Report::default()
-    };
+    let mut report = Report { wall_us, usage: after.since(before), ..Report::default() };
     read(&store, &mut report, (from, to), began, &clock).await;
     report.send();
 }
 
-async fn register(
-    path: &std::path::Path,
-    clock: &Arc<dyn Clock>,
-    ports: &[&str],
-    services: u64,
-    interval: Duration,
-) {
+async fn register(path: &std::path::Path, clock: &Arc<dyn Clock>, ports: &[&str], services: u64, interval: Duration) {
     let options = SqliteOptions { durability: Durability::Crash, ..SqliteOptions::new(path) };
     let store = SqliteResultStore::open(options, Arc::new(Past(Arc::clone(clock)))).await.expect("the database");
     for n in 0..services {

@@ -18,6 +18,10 @@ mod target;
 
 use process::{Child, Report, Usage};
 
+/// As in the server. The control runs with it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -46,10 +50,7 @@ fn steady(seconds: u64) {
     let run = |role: &str, args: &[String]| Child::start(role, args).report();
     let rate = SERVICES / 10;
     let control = run("role-control", &[ports.clone(), rate.to_string(), seconds.to_string()]);
-    let monitor = run(
-        "role-monitor",
-        &[ports.clone(), SERVICES.to_string(), "10000".to_string(), seconds.to_string()],
-    );
+    let monitor = run("role-monitor", &[ports.clone(), SERVICES.to_string(), "10000".to_string(), seconds.to_string()]);
     let again = run("role-control", &[ports, rate.to_string(), seconds.to_string()]);
     let bare = (control.cpu_us_per_probe() + again.cpu_us_per_probe()) / 2.0;
     print(&control, "bare client, before");
@@ -82,7 +83,10 @@ fn peak(seconds: u64) {
         )
         .report();
         let kept_up = report.recorded == report.due && report.lateness_us[1] < 1_000_000;
-        print(&report, &format!("healthmon, {services} services every 1 s{}", if kept_up { "" } else { " (did not keep up)" }));
+        print(
+            &report,
+            &format!("healthmon, {services} services every 1 s{}", if kept_up { "" } else { " (did not keep up)" }),
+        );
         println!("    {} of {} recorded, lateness p99 {} us", report.recorded, report.due, report.lateness_us[1]);
         if kept_up {
             best = Some((services, report));
@@ -93,7 +97,9 @@ fn peak(seconds: u64) {
         share += 0.05;
     }
     match best {
-        Some((rate, _)) => println!("sustained: {rate} probes/s, {:.2} x the bare client (aim 0.75, at least 0.4)", rate as f64 / most),
+        Some((rate, _)) => {
+            println!("sustained: {rate} probes/s, {:.2} x the bare client (aim 0.75, at least 0.4)", rate as f64 / most)
+        }
         None => println!("sustained: less than 0.4 x the bare client"),
     }
 }
@@ -122,12 +128,13 @@ fn many(seconds: u64) {
 }
 
 fn print(report: &Report, what: &str) {
-    let Usage { cpu_us, rss_kb, .. } = report.usage;
+    let Usage { cpu_us, sqlite_us, rss_kb } = report.usage;
     println!(
-        "{what}: {} probes, {:.0}/s, {:.1} us CPU each, {:.1} % of a core, {rss_kb} kB",
+        "{what}: {} probes, {:.0}/s, {:.1} us CPU each ({:.1} of it SQLite's threads), {:.1} % of a core, {rss_kb} kB",
         report.probes,
         report.per_second(),
         report.cpu_us_per_probe(),
+        sqlite_us as f64 / report.probes.max(1) as f64,
         cpu_us as f64 / report.wall_us as f64 * 100.0,
     );
 }

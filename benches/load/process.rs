@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Usage {
     /// User and system time of all threads.
     pub(crate) cpu_us: u64,
+    /// Of that, SQLite's threads.
+    pub(crate) sqlite_us: u64,
     /// Resident memory now.
     pub(crate) rss_kb: u64,
 }
@@ -19,21 +21,25 @@ pub(crate) struct Usage {
 impl Usage {
     /// Of this process, from /proc.
     pub(crate) fn now() -> Self {
-        // Nanoseconds on a CPU, summed over the threads; threads that ended are not counted, and
-        // there are none.
-        let tasks = std::fs::read_dir("/proc/self/task").expect("the list of threads");
-        let on_cpu = |task: std::io::Result<std::fs::DirEntry>| -> u64 {
-            let text = std::fs::read_to_string(task.expect("a thread").path().join("schedstat")).unwrap_or_default();
-            text.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0)
-        };
-        let cpu_us = tasks.map(on_cpu).sum::<u64>() / 1_000;
+        // Nanoseconds on a CPU, thread by thread; threads that ended are not counted, and there are
+        // none that matter.
+        let (mut cpu_us, mut sqlite_us) = (0, 0);
+        for task in std::fs::read_dir("/proc/self/task").expect("the list of threads") {
+            let folder = task.expect("a thread").path();
+            let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+            let ns: u64 = read("schedstat").split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
+            cpu_us += ns / 1_000;
+            if read("comm").starts_with("sqlx-sqlite") {
+                sqlite_us += ns / 1_000;
+            }
+        }
         let status = std::fs::read_to_string("/proc/self/status").expect("this process's status");
         let rss_kb = status
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:"))
             .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
             .expect("VmRSS");
-        Self { cpu_us, rss_kb }
+        Self { cpu_us, sqlite_us, rss_kb }
     }
 }
 
@@ -53,6 +59,14 @@ pub(crate) struct Report {
     pub(crate) lateness_us: [i64; 3],
     pub(crate) first_probe_ms: u64,
     pub(crate) unseen: u64,
+}
+
+impl Usage {
+    /// What has been used since `before`; memory as it is now.
+    pub(crate) fn since(self, before: Self) -> Self {
+        let (cpu_us, sqlite_us) = (self.cpu_us - before.cpu_us, self.sqlite_us - before.sqlite_us);
+        Self { cpu_us, sqlite_us, ..self }
+    }
 }
 
 impl Report {

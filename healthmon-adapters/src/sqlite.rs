@@ -4,6 +4,7 @@
 //! and a few readers that never wait for it (WAL). Durable by default: a commit that returned
 //! survives a power cut (`synchronous = FULL`).
 
+mod cache;
 mod error;
 mod read;
 mod record;

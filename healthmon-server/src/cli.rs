@@ -76,8 +76,8 @@ pub struct ServeArgs {
     /// How many probes may be under way at once
     #[arg(long, default_value = "4096", env = "HEALTHMON_CONCURRENCY", value_name = "COUNT")]
     pub concurrency: NonZeroUsize,
-    /// How long a commit waits for more results: longer means fewer commits and later news
-    #[arg(long, default_value = "50ms", env = "HEALTHMON_LINGER", value_parser = span::parse, value_name = "SPAN")]
+    /// How long passing results wait to be committed together; failures do not wait
+    #[arg(long, default_value = "250ms", env = "HEALTHMON_LINGER", value_parser = span::parse, value_name = "SPAN")]
     pub linger: Duration,
     /// How long probes under way may go on after SIGTERM
     #[arg(long, default_value = "10s", env = "HEALTHMON_DRAIN", value_parser = span::parse, value_name = "SPAN")]

@@ -31,8 +31,7 @@ CREATE TABLE states (
     maintenance_until INTEGER,
     stored_through    INTEGER NOT NULL,        -- no result with a later slot is stored
     patience          INTEGER NOT NULL,        -- ms of silence after which the sweep looks
-    look_at           INTEGER NOT NULL,        -- the sweep need not look before, in ms
-    last              TEXT                     -- JSON of the newest result
+    look_at           INTEGER NOT NULL         -- the sweep need not look before, in ms
 ) STRICT;
 
 CREATE TABLE regions (

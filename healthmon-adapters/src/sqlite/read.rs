@@ -1,11 +1,11 @@
 //! Queries, answered by the readers, which never wait for the writer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use healthmon_core::{
     engine::{Control, Input, Sighting, State, Thresholds},
     id::{Applied, Revision, Seq, ServiceId},
-    ports::{AppliedInput, ResultQuery, ServiceFilter, ServiceView, StoreError, StoredResult},
+    ports::{AppliedInput, LastResult, ResultQuery, ServiceFilter, ServiceView, StoreError, StoredResult},
     probe::ProbeId,
     service::Service,
     status::LogEntry,
@@ -30,7 +30,10 @@ impl SqliteResultStore {
              WHERE s.id = ? AND s.activity <> 'deleted'"
         );
         let row = sqlx::query(AssertSqlSafe(sql)).bind(id.as_i64()).fetch_optional(&self.readers).await;
-        row.map_err(from_sqlx)?.as_ref().map(rows::view).transpose()
+        let Some(row) = row.map_err(from_sqlx)? else { return Ok(None) };
+        let mut views = vec![rows::view(&row)?];
+        self.add_newest(&mut views).await?;
+        Ok(views.pop())
     }
 
     pub(super) async fn read_services(
@@ -60,17 +63,37 @@ impl SqliteResultStore {
             for row in &read {
                 let view = rows::view(row)?;
                 after = view.service.id.as_i64();
-                if filter.admits(&view.service, view.status) {
+                if found.len() < limit && filter.admits(&view.service, view.status) {
                     found.push(view);
-                    if found.len() == limit {
-                        return Ok(found);
-                    }
                 }
             }
-            if read.len() < page {
+            if read.len() < page || found.len() == limit {
+                self.add_newest(&mut found).await?;
                 return Ok(found);
             }
         }
+    }
+
+    /// Adds to each view the newest result of its service.
+    async fn add_newest(&self, views: &mut [ServiceView]) -> Result<()> {
+        let sql = format!(
+            "SELECT {RESULT_COLUMNS} FROM json_each(?) j CROSS JOIN states t ON t.service_id = j.value \
+             CROSS JOIN results r USING (service_id) WHERE r.slot = t.stored_through"
+        );
+        let read = sqlx::query(AssertSqlSafe(sql))
+            .bind(rows::id_list(views.iter().map(|view| &view.service.id)))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(from_sqlx)?;
+        let mut newest = HashMap::new();
+        for row in &read {
+            let result = rows::result(row, &self.regions)?.result;
+            newest.insert(result.id.service, LastResult::of(&result));
+        }
+        for view in views {
+            view.last = newest.remove(&view.service.id);
+        }
+        Ok(())
     }
 
     pub(super) async fn read_changes(&self, after: Revision, limit: usize) -> Result<Vec<Service>> {
@@ -169,15 +192,13 @@ impl SqliteResultStore {
         before: Option<Seq>,
         limit: usize,
     ) -> Result<Vec<LogEntry>> {
-        let read = sqlx::query(
-            "SELECT seq, entry FROM log WHERE service_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?",
-        )
-        .bind(id.as_i64())
-        .bind(before.map_or(i64::MAX, |seq| rows::number(seq.0)))
-        .bind(rows::number(limit as u64))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(from_sqlx)?;
+        let read = sqlx::query("SELECT seq, entry FROM log WHERE service_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?")
+            .bind(id.as_i64())
+            .bind(before.map_or(i64::MAX, |seq| rows::number(seq.0)))
+            .bind(rows::number(limit as u64))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(from_sqlx)?;
         read.iter().map(rows::entry).collect()
     }
 

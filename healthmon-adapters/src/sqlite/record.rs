@@ -1,15 +1,14 @@
 //! The record transaction: the one place where correctness is enforced.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    fmt::Write as _,
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     sync::LazyLock,
 };
 
 use healthmon_core::{
     engine::{Hint, State, Thresholds},
     id::{Applied, ServiceId},
-    ports::{LastResult, Recorded, ResultKey, SetAside, StoreError},
+    ports::{Recorded, ResultKey, SetAside, StoreError},
     probe::{ProbeId, ProbeResult},
     record::fold_results,
     service::Activity,
@@ -20,28 +19,28 @@ use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
 use super::{
     SqliteResultStore,
-    error::{bad_row, from_sqlx},
+    error::from_sqlx,
     rows::{self, RESULT_COLUMNS},
-    store::{append, json},
+    store::append,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// Rows go in statements of these sizes, so that a handful of prepared statements serve any batch.
-const CHUNKS: [usize; 5] = [256, 64, 16, 4, 1];
+/// Powers of two: each statement is a message to SQLite's thread and back, so few are better.
+const CHUNKS: [usize; 10] = [512, 256, 128, 64, 32, 16, 8, 4, 2, 1];
 const RESULT_WIDTH: usize = 17;
-const STATE_WIDTH: usize = 9;
+const STATE_WIDTH: usize = 8;
 
-/// What is read of a service under the lock.
-struct Locked {
+/// What is known of a service under the lock.
+#[derive(Debug)]
+pub(super) struct Locked {
     state: State<Thresholds>,
     since: Timestamp,
     maintenance_until: Option<i64>,
     stored_through: i64,
     patience: i64,
     look_at: i64,
-    /// The newest result, if this batch brought it.
-    last: Option<String>,
 }
 
 /// What a transaction is about to write.
@@ -72,7 +71,10 @@ impl SqliteResultStore {
         }
         self.number_regions(&batch).await?;
         let mut tx = self.begin().await?;
-        let mut locked = lock(&mut tx, batch.keys()).await?;
+        // From here on, whatever way this ends but a commit, what is cached is read anew.
+        let cache = self.cache.within(&mut tx).await?;
+        let mut locked = cache.take(batch.keys());
+        lock(&mut tx, batch.keys(), &mut locked).await?;
         for (id, results) in batch {
             match locked.remove(&id).filter(|locked| locked.state.activity() != Activity::Deleted) {
                 Some(locked) => self.fold(&mut tx, id, locked, results, now, &mut draft).await?,
@@ -83,7 +85,10 @@ impl SqliteResultStore {
             }
         }
         self.write(&mut tx, &mut draft).await?;
+        // Before the commit, while nobody else can have changed these rows since.
+        cache.put(draft.states);
         tx.commit().await.map_err(from_sqlx)?;
+        cache.keep();
         Ok(draft.recorded)
     }
 
@@ -130,11 +135,7 @@ impl SqliteResultStore {
             }
         }
         let Some(newest) = fresh.iter().max_by_key(|result| result.id.slot) else { return Ok(()) };
-        let newest_slot = newest.id.slot.as_millis();
-        if newest_slot >= locked.stored_through {
-            locked.stored_through = newest_slot;
-            locked.last = Some(json(&LastResult::of(newest))?);
-        }
+        locked.stored_through = locked.stored_through.max(newest.id.slot.as_millis());
         // Most results lead to no entry, so names are read only for those that do.
         let nameless = ServiceLabel { id, name: "".into(), group: None, tags: BTreeMap::new() };
         let mut folded = fold_results(&mut locked.state, &nameless, now, fresh);
@@ -213,8 +214,7 @@ impl SqliteResultStore {
                     .bind(locked.since.as_micros())
                     .bind(locked.stored_through)
                     .bind(locked.patience)
-                    .bind(locked.look_at)
-                    .bind(locked.last.as_deref());
+                    .bind(locked.look_at);
             }
             query.execute(&mut *tx).await.map_err(from_sqlx)?;
             states = later;
@@ -241,16 +241,17 @@ fn look_at(locked: &Locked) -> i64 {
     locked.maintenance_until.map_or(silent, |until| silent.min(until.div_euclid(1_000)))
 }
 
+/// Reads those of `ids` that are not in `locked` yet.
 async fn lock<'a>(
     tx: &mut SqliteConnection,
     ids: impl Iterator<Item = &'a ServiceId>,
-) -> Result<BTreeMap<ServiceId, Locked>> {
-    let mut list = String::from("[");
-    for (i, id) in ids.enumerate() {
-        let comma = if i > 0 { "," } else { "" };
-        write!(list, "{comma}{id}").map_err(bad_row)?;
+    locked: &mut HashMap<ServiceId, Locked>,
+) -> Result<()> {
+    let missing: Vec<_> = ids.filter(|id| !locked.contains_key(id)).collect();
+    if missing.is_empty() {
+        return Ok(());
     }
-    list.push(']');
+    let list = rows::id_list(missing.into_iter());
     let read = sqlx::query(
         "SELECT t.service_id, t.snapshot, t.since, t.maintenance_until, t.stored_through, t.patience, t.look_at \
          FROM json_each(?) j CROSS JOIN states t ON t.service_id = j.value",
@@ -259,21 +260,19 @@ async fn lock<'a>(
     .fetch_all(tx)
     .await
     .map_err(from_sqlx)?;
-    read.iter()
-        .map(|row| {
-            let get = |i: usize| row.try_get::<i64, _>(i).map_err(from_sqlx);
-            let locked = Locked {
-                state: rows::state(row.try_get(1).map_err(from_sqlx)?)?,
-                since: Timestamp::from_micros(get(2)?),
-                maintenance_until: row.try_get(3).map_err(from_sqlx)?,
-                stored_through: get(4)?,
-                patience: get(5)?,
-                look_at: get(6)?,
-                last: None,
-            };
-            Ok((rows::service_id(get(0)?)?, locked))
-        })
-        .collect()
+    for row in &read {
+        let get = |i: usize| row.try_get::<i64, _>(i).map_err(from_sqlx);
+        let read = Locked {
+            state: rows::state(row.try_get(1).map_err(from_sqlx)?)?,
+            since: Timestamp::from_micros(get(2)?),
+            maintenance_until: row.try_get(3).map_err(from_sqlx)?,
+            stored_through: get(4)?,
+            patience: get(5)?,
+            look_at: get(6)?,
+        };
+        locked.insert(rows::service_id(get(0)?)?, read);
+    }
+    Ok(())
 }
 
 async fn label(tx: &mut SqliteConnection, id: ServiceId) -> Result<ServiceLabel> {
@@ -310,10 +309,10 @@ static RESULT_SQL: LazyLock<[String; CHUNKS.len()]> =
 
 static STATE_SQL: LazyLock<[String; CHUNKS.len()]> = LazyLock::new(|| {
     statements(
-        "INSERT INTO states (service_id, snapshot, announced, overlays, since, stored_through, patience, look_at, last)",
+        "INSERT INTO states (service_id, snapshot, announced, overlays, since, stored_through, patience, look_at)",
         STATE_WIDTH,
         "ON CONFLICT (service_id) DO UPDATE SET snapshot = excluded.snapshot, announced = excluded.announced, \
          overlays = excluded.overlays, since = excluded.since, stored_through = excluded.stored_through, \
-         look_at = excluded.look_at, last = coalesce(excluded.last, last)",
+         look_at = excluded.look_at",
     )
 });

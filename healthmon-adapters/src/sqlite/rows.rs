@@ -1,11 +1,14 @@
 //! Between rows and nouns.
 
-use std::{collections::HashMap, sync::{PoisonError, RwLock}};
+use std::{
+    collections::HashMap,
+    sync::{PoisonError, RwLock},
+};
 
 use healthmon_core::{
     engine::{State, Thresholds},
     id::{Applied, Epoch, Region, Revision, Seq, ServiceId},
-    ports::{LastResult, ServiceView, StoreError, StoredResult},
+    ports::{ServiceView, StoreError, StoredResult},
     probe::{Kind, Observation, Outcome, Phases, ProbeId, ProbeResult, Reason},
     service::{Activity, Service},
     status::{LogEntry, Overlay, Status},
@@ -24,6 +27,12 @@ pub(super) fn state(snapshot: &[u8]) -> Result<State<Thresholds>> {
 
 pub(super) fn service_id(id: i64) -> Result<ServiceId> {
     ServiceId::try_from(id).map_err(bad_row)
+}
+
+/// Ids as a JSON list, for `json_each`: one parameter however many there are.
+pub(super) fn id_list<'a>(ids: impl Iterator<Item = &'a ServiceId>) -> String {
+    let numbers: Vec<String> = ids.map(ServiceId::to_string).collect();
+    format!("[{}]", numbers.join(","))
 }
 
 /// A counter as SQLite keeps it: they start at 0 and never reach 2^63.
@@ -75,20 +84,20 @@ pub(super) fn service(row: &SqliteRow) -> Result<Service> {
 }
 
 /// The columns that [`view`] reads behind those of the service.
-pub(super) const VIEW_COLUMNS: &str = "t.announced, t.overlays, t.since, t.maintenance_until, t.last";
+pub(super) const VIEW_COLUMNS: &str = "t.announced, t.overlays, t.since, t.maintenance_until";
 
+/// All but the newest result, which stands in another table.
 pub(super) fn view(row: &SqliteRow) -> Result<ServiceView> {
     let announced: &str = row.try_get(8).map_err(from_sqlx)?;
     let bits: i64 = row.try_get(9).map_err(from_sqlx)?;
     let until: Option<i64> = row.try_get(11).map_err(from_sqlx)?;
-    let last: Option<&str> = row.try_get(12).map_err(from_sqlx)?;
     Ok(ServiceView {
         service: service(row)?,
         status: Status::from_name(announced).ok_or_else(|| bad_row(format_args!("status {announced:?}")))?,
         since: Timestamp::from_micros(row.try_get(10).map_err(from_sqlx)?),
         overlays: OVERLAYS.iter().filter(|(_, bit)| bits & bit != 0).map(|(overlay, _)| *overlay).collect(),
         maintenance_until: until.map(Timestamp::from_micros),
-        last: last.map(serde_json::from_str::<LastResult>).transpose().map_err(bad_row)?,
+        last: None,
     })
 }
 

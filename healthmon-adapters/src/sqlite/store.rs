@@ -20,6 +20,7 @@ use sqlx::{
 };
 
 use super::{
+    cache::Cache,
     error::{bad_row, from_migration, from_sqlx},
     rows::{self, Regions},
 };
@@ -69,6 +70,7 @@ pub struct SqliteResultStore {
     pub(super) readers: SqlitePool,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) regions: Regions,
+    pub(super) cache: Cache,
     pub(super) options: SqliteOptions,
     log_id: LogId,
 }
@@ -97,25 +99,28 @@ impl SqliteResultStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(synchronous)
             .busy_timeout(options.busy_timeout)
+            // Rows come from SQLite's thread one by one; with room for a page of them it does not stop
+            // at each.
+            .row_buffer_size(1_000)
             .pragma("journal_size_limit", "67108864")
             .pragma("cache_size", "-16384");
         let pool = |connections| {
-            SqlitePoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(10)).max_lifetime(None)
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(Duration::from_secs(10))
+                .max_lifetime(None)
+                .idle_timeout(None)
         };
         let writer = pool(1).connect_with(connect.clone()).await.map_err(from_sqlx)?;
         sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(from_migration)?;
-        let readers = pool(4)
-            .connect_with(connect.read_only(true).pragma("cache_size", "-4096"))
-            .await
-            .map_err(from_sqlx)?;
+        let readers =
+            pool(4).connect_with(connect.read_only(true).pragma("cache_size", "-4096")).await.map_err(from_sqlx)?;
         let mut connection = writer.acquire().await.map_err(from_sqlx)?;
         let regions = Regions::load(&mut connection).await?;
-        let log_id: String = sqlx::query_scalar("SELECT log_id FROM head")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(from_sqlx)?;
+        let log_id: String =
+            sqlx::query_scalar("SELECT log_id FROM head").fetch_one(&mut *connection).await.map_err(from_sqlx)?;
         drop(connection);
-        Ok(Self { writer, readers, clock, regions, options, log_id: LogId(log_id.into()) })
+        Ok(Self { writer, readers, clock, regions, cache: Cache::default(), options, log_id: LogId(log_id.into()) })
     }
 
     /// Closes the database once what is under way is done.
@@ -186,6 +191,7 @@ impl SqliteResultStore {
     ) -> Result<Changed, StoreError> {
         let now = self.clock.now();
         let mut tx = self.begin().await?;
+        self.cache.forget(id);
         let held = held(&mut tx, id).await?.filter(|held| held.service.activity != Activity::Deleted);
         let mut held = held.ok_or(StoreError::NotFound(id))?;
         if expected.is_some_and(|expected| expected != held.service.revision) {
@@ -233,6 +239,7 @@ impl SqliteResultStore {
         let mut tx = self.begin().await?;
         for id in ids {
             let id = rows::service_id(id)?;
+            self.cache.forget(id);
             let Some(mut held) = held(&mut tx, id).await? else { continue };
             for control in sweep::due(&held.service, &held.state, held.maintenance_until, now) {
                 swept.missed += sweep::slots_missed(&control);
@@ -424,12 +431,7 @@ impl ResultStore for SqliteResultStore {
         self.register_now(id, settings).await
     }
 
-    async fn change(
-        &self,
-        id: ServiceId,
-        expected: Option<Revision>,
-        change: Change,
-    ) -> Result<Changed, StoreError> {
+    async fn change(&self, id: ServiceId, expected: Option<Revision>, change: Change) -> Result<Changed, StoreError> {
         self.change_now(id, expected, change).await
     }
 

@@ -38,8 +38,8 @@ pub struct Tuning {
     pub due_batch: NonZeroUsize,
     /// Results in one transaction, at most.
     pub record_batch: NonZeroUsize,
-    /// How long a transaction waits for company: fewer commits, but results and transitions that
-    /// much later.
+    /// How long a transaction of results that merely pass waits for company: fewer commits, but
+    /// those results that much later. A failure, or a probe out of turn, does not wait.
     pub record_linger: Duration,
     /// How long the sweep rests between two passes.
     pub sweep_period: Duration,
@@ -54,7 +54,7 @@ impl Default for Tuning {
             concurrency: count(4_096),
             due_batch: count(5_000),
             record_batch: count(2_000),
-            record_linger: Duration::from_millis(50),
+            record_linger: Duration::from_millis(250),
             sweep_period: Duration::from_secs(5),
             drain: Duration::from_secs(10),
         }

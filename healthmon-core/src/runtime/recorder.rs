@@ -2,13 +2,22 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     ports::{Broadcaster, ConsumerId, Hint, ProbeQueue, Recorded, ResultDelivery, ResultStore, SetAside, StoreError},
-    probe::ProbeResult,
+    probe::{Kind, Outcome, ProbeResult},
     status::{LogEntry, LogEvent, Status},
 };
+
+/// How often a transaction that waits for company looks whether something urgent has come.
+const LOOK: Duration = Duration::from_millis(25);
+
+fn is_urgent(delivery: &ResultDelivery) -> bool {
+    let result = &delivery.result;
+    result.seen.outcome != Outcome::Pass || result.id.kind != Kind::Scheduled
+}
 
 /// What the loop works with.
 pub struct Recorder {
@@ -22,7 +31,8 @@ pub struct Recorder {
     pub consumer: ConsumerId,
     /// How many results go into one transaction at most.
     pub batch: NonZeroUsize,
-    /// How long a transaction waits for company: fewer commits, later results.
+    /// How long a transaction of results that merely pass waits for company: fewer commits, later
+    /// results. Others do not wait.
     pub linger: Duration,
     /// How long the queue is waited for at a time.
     pub wait: Duration,
@@ -72,10 +82,7 @@ impl Recorder {
         if batch.is_empty() {
             return 0;
         }
-        if batch.len() < self.batch.get() && !linger.is_zero() {
-            tokio::time::sleep(linger).await;
-            batch.extend(self.pull(Duration::ZERO).await);
-        }
+        self.wait_for_company(&mut batch, linger).await;
         let (results, receipts): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|ResultDelivery { result, receipt }| (result, receipt)).unzip();
         self.record(results).await;
@@ -84,6 +91,21 @@ impl Recorder {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         receipts.len()
+    }
+
+    /// Adds what comes within `linger`, unless somebody waits for what the batch holds already: a
+    /// result that may be news, or one that a person asked for.
+    async fn wait_for_company(&self, batch: &mut Vec<ResultDelivery>, linger: Duration) {
+        let until = Instant::now() + linger;
+        loop {
+            let room = self.batch.get().saturating_sub(batch.len());
+            let now = Instant::now();
+            if room == 0 || now >= until || batch.iter().any(is_urgent) {
+                return;
+            }
+            tokio::time::sleep_until(until.min(now + LOOK)).await;
+            batch.extend(self.pull(Duration::ZERO).await);
+        }
     }
 
     async fn pull(&self, wait: Duration) -> Vec<ResultDelivery> {
