@@ -35,6 +35,7 @@
 //! That the suites catch what they are for is shown by `tests/conformance/faults.rs`: adapters with
 //! one planted fault each, and the clause that finds it.
 
+pub mod queue;
 mod run;
 mod samples;
 pub mod store;

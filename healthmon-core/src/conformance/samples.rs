@@ -86,7 +86,6 @@ pub(super) fn unregistered(number: u64, now: Timestamp) -> Arc<Service> {
 }
 
 /// `count` probes of as many services, due at `now`.
-#[expect(dead_code, reason = "the queue suite is to come")]
 pub(super) fn probes(from: u64, count: u64, now: Timestamp) -> Vec<Probe> {
     let probe = |number| Probe::new(unregistered(number, now), Region::default(), Slot::at(now), Kind::Scheduled);
     (from..from + count).map(probe).collect()

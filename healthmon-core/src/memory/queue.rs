@@ -302,7 +302,8 @@ impl ProbeQueue for MemoryProbeQueue {
 
     async fn depth(&self) -> Result<QueueDepth, QueueError> {
         let inner = self.inner();
-        let oldest = inner.waiting.values().next().map(|waiting| waiting.probe.id.slot.time());
+        // Neither first come nor first to expire is the oldest, and nobody asks often.
+        let oldest = inner.waiting.values().map(|waiting| waiting.probe.id.slot.time()).min();
         Ok(QueueDepth {
             waiting: inner.waiting.len(),
             in_flight: inner.in_flight.len(),

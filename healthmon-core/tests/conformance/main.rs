@@ -5,9 +5,10 @@ use std::sync::Arc;
 use healthmon_core::{
     conformance::{
         TestTime,
+        queue::{QueueFixture, QueueSetup},
         store::{StoreFixture, StoreSetup},
     },
-    memory::{MemoryResultStore, StoreLimits},
+    memory::{MemoryProbeQueue, MemoryResultStore, QueueLimits, StoreLimits},
 };
 
 async fn memory_store(setup: StoreSetup) -> StoreFixture {
@@ -17,3 +18,12 @@ async fn memory_store(setup: StoreSetup) -> StoreFixture {
 }
 
 healthmon_core::store_conformance!(mod store, memory_store);
+
+async fn memory_queue(setup: QueueSetup) -> QueueFixture {
+    let time = TestTime::paused();
+    let QueueSetup { capacity, lease_margin, drain_lease } = setup;
+    let limits = QueueLimits { capacity, lease_margin, drain_lease };
+    QueueFixture::in_process(Arc::new(MemoryProbeQueue::new(time.clock(), limits)), time)
+}
+
+healthmon_core::queue_conformance!(mod queue, memory_queue);
