@@ -1,0 +1,100 @@
+//! What a web page in the operator's browser may not do.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+
+use crate::support::{BODY, Server, Target, folder};
+
+fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes>> {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Full::default()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_another_origin_may_not_use_the_api_nor_the_events() {
+    let folder = folder();
+    let server = Server::start(&folder.path().join("db"));
+    server.ready().await;
+    let own = server.address.to_string();
+    let same = format!("http://{own}");
+    let ws = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+    ];
+    for (origin, allowed) in [
+        (Some(same.as_str()), true),
+        (None, true),
+        (Some("http://evil.example"), false),
+        (Some("null"), false),
+        (Some("https://127.0.0.1"), false),
+        (Some(""), false),
+    ] {
+        let mut headers = vec![("host", own.as_str())];
+        headers.extend(origin.map(|origin| ("origin", origin)));
+        let listed = server.raw(request("GET", "/api/v1/services", &headers)).await.unwrap();
+        assert_eq!(listed.status, if allowed { 200 } else { 403 }, "{origin:?}");
+        assert_eq!(listed.header("access-control-allow-origin"), "");
+        if !allowed {
+            headers.extend(ws);
+            assert_eq!(server.raw(request("GET", "/api/v1/events", &headers)).await.unwrap().status, 403, "{origin:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_a_name_rebound_to_this_machine_does_not_reach_the_api() {
+    let folder = folder();
+    let server = Server::start(&folder.path().join("db"));
+    server.ready().await;
+    let port = server.address.port();
+    for (host, status) in [
+        (format!("127.0.0.1:{port}"), 200),
+        (format!("localhost:{port}"), 200),
+        (format!("[::1]:{port}"), 200),
+        (format!("evil.example:{port}"), 421),
+        ("127.0.0.1:1".to_owned(), 421),
+        (String::new(), 421),
+    ] {
+        let answer = server.raw(request("GET", "/api/v1/services", &[("host", &host)])).await.unwrap();
+        assert_eq!(answer.status, status, "{host:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_a_form_cannot_register_a_service() {
+    let (folder, target) = (folder(), Target::start().await);
+    let server = Server::start(&folder.path().join("db"));
+    server.ready().await;
+    let body = serde_json::json!({"name": "a", "url": target.url, "interval": "1s"}).to_string();
+    for kind in ["text/plain", "application/x-www-form-urlencoded", ""] {
+        let request = Request::post("/api/v1/services").header("host", server.address.to_string());
+        let request = request.header("content-type", kind).body(Full::from(body.clone())).unwrap();
+        assert_eq!(server.raw(request).await.unwrap().status, 415, "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_bodies_of_targets_are_never_returned() {
+    let (folder, target) = (folder(), Target::start().await);
+    let server = Server::start(&folder.path().join("db"));
+    server.ready().await;
+    target.answer(500);
+    let id = server
+        .register(serde_json::json!({"name": "a", "url": target.url, "interval": "1h", "expect": {"body": "absent"}}))
+        .await;
+    let probed = server.send("POST", &format!("/api/v1/services/{id}/probe"), None).await;
+    assert_eq!(probed.json["outcome"], "fail");
+    let results = server.get(&format!("/api/v1/services/{id}/results")).await;
+    let log = server.get(&format!("/api/v1/services/{id}/transitions")).await;
+    for answer in [probed, results, log] {
+        let shown = String::from_utf8_lossy(&answer.bytes);
+        assert!(!shown.contains(BODY) && !shown.contains("7f3a"), "{shown}");
+    }
+    assert!(!server.log().contains("7f3a"));
+}
