@@ -35,9 +35,12 @@
 //! That the suites catch what they are for is shown by `tests/conformance/faults.rs`: adapters with
 //! one planted fault each, and the clause that finds it.
 
+pub mod broadcaster;
+pub mod prober;
 pub mod queue;
 mod run;
 mod samples;
+pub mod scheduler;
 pub mod store;
 mod time;
 

@@ -53,9 +53,21 @@ struct Inner {
     cursor: Option<Timestamp>,
     /// Due, but not yet emitted.
     pending: VecDeque<DueSlot>,
+    /// Begun to be emitted, but there was no room for all of its regions.
+    begun: Option<Begun>,
     /// Edge probes by their instant.
     edges: BTreeSet<(Timestamp, ServiceId)>,
+    /// The same by service: each has one at most.
+    edge_of: HashMap<ServiceId, Timestamp>,
     last_edge: Timestamp,
+}
+
+/// A slot on its way out.
+struct Begun {
+    due: DueSlot,
+    kind: Kind,
+    /// How many regions have their probe already.
+    regions: usize,
 }
 
 impl LocalScheduler {
@@ -111,6 +123,7 @@ impl Inner {
     fn take_in(&mut self, service: Service, now: Timestamp) {
         let id = service.id;
         if service.activity != Activity::Active {
+            self.forget_edge(id);
             self.rings.remove(id);
             self.services.remove(&id);
             return;
@@ -124,9 +137,17 @@ impl Inner {
         if anew {
             let latest = now.after(EDGE_SPREAD.min(service.settings.interval.get()));
             self.last_edge = self.last_edge.after(EDGE_SPACING).max(now).min(latest);
+            self.forget_edge(id);
             self.edges.insert((self.last_edge, id));
+            self.edge_of.insert(id, self.last_edge);
         }
         self.services.insert(id, Arc::new(service));
+    }
+
+    fn forget_edge(&mut self, id: ServiceId) {
+        if let Some(at) = self.edge_of.remove(&id) {
+            self.edges.remove(&(at, id));
+        }
     }
 
     fn emit(&mut self, now: Timestamp, max: usize) -> Due {
@@ -140,19 +161,11 @@ impl Inner {
         }
         let mut probes = Vec::with_capacity(max.min(self.pending.len() + self.edges.len()));
         while probes.len() < max
-            && let Some(&(at, id)) = self.edges.first().filter(|(at, _)| *at <= now)
+            && let Some(begun) = self.begun.take().or_else(|| self.next_due(now))
         {
-            self.edges.remove(&(at, id));
-            self.probe(id, Slot::at(at), Kind::Edge, now, &mut probes);
+            missed += self.probe(begun, now, max, &mut probes);
         }
-        while probes.len() < max
-            && let Some(due) = self.pending.pop_front()
-        {
-            if !self.probe(due.service, due.slot, Kind::Scheduled, now, &mut probes) {
-                missed += 1;
-            }
-        }
-        let next = if self.pending.is_empty() {
+        let next = if self.pending.is_empty() && self.begun.is_none() {
             let slot = self.rings.next_after(now).map(Slot::time);
             let edge = self.edges.first().map(|(at, _)| *at);
             let wanted = [slot, edge].into_iter().flatten().min().unwrap_or(now.after(FEED_PERIOD));
@@ -163,16 +176,36 @@ impl Inner {
         Due { probes, missed, next }
     }
 
-    /// Adds the service's probes at `slot`. False when their start-by has passed.
-    fn probe(&self, id: ServiceId, slot: Slot, kind: Kind, now: Timestamp, probes: &mut Vec<Probe>) -> bool {
-        let Some(service) = self.services.get(&id) else { return true };
-        let of_region = |region: &crate::id::Region| Probe::new(Arc::clone(service), region.clone(), slot, kind);
-        let mut made = service.settings.regions.iter().map(of_region).peekable();
-        if made.peek().is_some_and(|probe| probe.start_by < now) {
-            return false;
+    /// The oldest of what is due, scheduled or edge.
+    fn next_due(&mut self, now: Timestamp) -> Option<Begun> {
+        let edge = self.edges.first().filter(|(at, _)| *at <= now);
+        let edge = edge.map(|&(at, service)| DueSlot { slot: Slot::at(at), service });
+        match (edge, self.pending.front()) {
+            (Some(edge), scheduled) if scheduled.is_none_or(|scheduled| edge.slot < scheduled.slot) => {
+                self.forget_edge(edge.service);
+                Some(Begun { due: edge, kind: Kind::Edge, regions: 0 })
+            }
+            _ => Some(Begun { due: self.pending.pop_front()?, kind: Kind::Scheduled, regions: 0 }),
         }
-        probes.extend(made);
-        true
+    }
+
+    /// Adds the probes of a slot, as many as there is room for. Returns how many slots were missed
+    /// because the start-by has passed: this one, or none.
+    fn probe(&mut self, begun: Begun, now: Timestamp, max: usize, probes: &mut Vec<Probe>) -> u64 {
+        let Begun { due: DueSlot { slot, service }, kind, regions } = begun;
+        let Some(service) = self.services.get(&service) else { return 0 };
+        let of_region = |region: &crate::id::Region| Probe::new(Arc::clone(service), region.clone(), slot, kind);
+        let mut made = service.settings.regions.iter().skip(regions).map(of_region).peekable();
+        if made.peek().is_some_and(|probe| probe.start_by < now) {
+            return u64::from(kind == Kind::Scheduled);
+        }
+        let room = max - probes.len();
+        let left = made.len() > room;
+        probes.extend(made.take(room));
+        if left {
+            self.begun = Some(Begun { regions: regions + room, ..begun });
+        }
+        0
     }
 }
 

@@ -1,14 +1,19 @@
 //! The conformance suites over the adapters in memory.
 
+mod prober;
+
 use std::sync::Arc;
 
 use healthmon_core::{
     conformance::{
         TestTime,
+        broadcaster::{BroadcasterFixture, BroadcasterSetup},
         queue::{QueueFixture, QueueSetup},
+        scheduler::{SchedulerFixture, SchedulerSetup},
         store::{StoreFixture, StoreSetup},
     },
-    memory::{MemoryProbeQueue, MemoryResultStore, QueueLimits, StoreLimits},
+    memory::{LocalScheduler, MemoryBroadcaster, MemoryProbeQueue, MemoryResultStore, QueueLimits, StoreLimits},
+    ports::ResultStore,
 };
 
 async fn memory_store(setup: StoreSetup) -> StoreFixture {
@@ -27,3 +32,18 @@ async fn memory_queue(setup: QueueSetup) -> QueueFixture {
 }
 
 healthmon_core::queue_conformance!(mod queue, memory_queue);
+
+async fn memory_broadcaster(_: BroadcasterSetup) -> BroadcasterFixture {
+    BroadcasterFixture::in_process(Arc::new(MemoryBroadcaster::default()), TestTime::paused())
+}
+
+healthmon_core::broadcaster_conformance!(mod broadcaster, memory_broadcaster);
+
+async fn local_scheduler(_: SchedulerSetup) -> SchedulerFixture {
+    let time = TestTime::paused();
+    let store: Arc<dyn ResultStore> = Arc::new(MemoryResultStore::new(time.clock(), StoreLimits::default()));
+    let scheduler = Arc::new(LocalScheduler::new(Arc::clone(&store)));
+    SchedulerFixture::alone(scheduler, store, time, ())
+}
+
+healthmon_core::scheduler_conformance!(mod scheduler, local_scheduler, alone);
