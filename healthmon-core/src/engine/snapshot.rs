@@ -27,9 +27,14 @@ where
     P::Memory: Serialize + DeserializeOwned,
 {
     /// The state as bytes.
+    ///
+    /// # Panics
+    /// When `P` or its memory refuses to be serialised, or asks for what a compact binary format
+    /// cannot do (`#[serde(flatten)]`, a sequence of unknown length). `Thresholds` never does; law 4
+    /// finds out about others.
     pub fn to_snapshot(&self) -> Vec<u8> {
         postcard::to_extend(self, vec![CURRENT])
-            .unwrap_or_else(|error| unreachable!("a state is plain data and always serialises: {error}"))
+            .unwrap_or_else(|error| unreachable!("the policy is no plain data: {error}"))
     }
 
     /// The state that these bytes hold.

@@ -42,14 +42,17 @@ pub enum Event {
     Late(usize, Outcome, u8),
     /// A result found under settings this many epochs older, at the next slot.
     OldEpoch(usize, Outcome, u8),
-    /// A result that a person asked for, at the next slot.
-    Manual(usize, Outcome),
-    /// A result from a region that no timeline is registered in.
-    Elsewhere(Outcome),
+    /// A result that a person asked for, at the next slot, under settings this many epochs older.
+    Manual(usize, Outcome, u8),
+    /// A result from a region that no timeline is registered in, under settings this many epochs older.
+    Elsewhere(Outcome, u8),
     /// The result of the slot last noted as missed, which came after all.
     Straggler(usize, Outcome),
     /// This many slots went by in silence.
     Missed(usize, NonZeroU8),
+    /// Slots that have a result, or were noted as missed, are said to have gone by in silence, up to
+    /// as many slots before the newest known; 0 is that one.
+    MissedLate(usize, u8),
     /// Probing is suspended.
     Pause,
     /// Probing goes on.
@@ -105,8 +108,8 @@ pub fn strays() -> BoxedStrategy<Event> {
     prop_oneof![
         (0..3_usize, outcomes(), 0..3_u8).prop_map(|(region, outcome, back)| Event::Late(region, outcome, back)),
         (0..3_usize, outcomes(), 1..3_u8).prop_map(|(region, outcome, back)| Event::OldEpoch(region, outcome, back)),
-        (0..3_usize, outcomes()).prop_map(|(region, outcome)| Event::Manual(region, outcome)),
-        outcomes().prop_map(Event::Elsewhere),
+        (0..3_usize, outcomes(), 0..2_u8).prop_map(|(region, outcome, back)| Event::Manual(region, outcome, back)),
+        (outcomes(), 0..2_u8).prop_map(|(outcome, back)| Event::Elsewhere(outcome, back)),
     ]
     .boxed()
 }
@@ -116,6 +119,7 @@ pub fn silences() -> BoxedStrategy<Event> {
     let slots = prop_oneof![4 => 1..=3_u8, 1 => 1..=u8::MAX].prop_map(|slots| NonZeroU8::MIN.saturating_add(slots - 1));
     prop_oneof![
         3 => (0..3_usize, slots).prop_map(|(region, slots)| Event::Missed(region, slots)),
+        1 => (0..3_usize, 0..3_u8).prop_map(|(region, back)| Event::MissedLate(region, back)),
         1 => (0..3_usize, outcomes()).prop_map(|(region, outcome)| Event::Straggler(region, outcome)),
     ]
     .boxed()
@@ -164,8 +168,8 @@ pub fn rules() -> impl Strategy<Value = LatchRule> + Clone {
 
 /// Dampings, mostly short.
 pub fn dampings() -> impl Strategy<Value = Damping> + Clone {
-    let cap = prop_oneof![8 => 1..=8_u8, 1 => 1..=u8::MAX];
-    (cap, 1..=6_u16).prop_filter_map("cap < quiet", |(cap, longer)| Damping::new(cap, u16::from(cap) + longer).ok())
+    let cap = prop_oneof![8 => 1..=4_u8, 4 => 1..=8_u8, 1 => 1..=u8::MAX];
+    (cap, 1..=3_u16).prop_filter_map("cap < quiet", |(cap, longer)| Damping::new(cap, u16::from(cap) + longer).ok())
 }
 
 /// Thresholds of every sort: consecutive and not, with a degraded rule, damped, with a quorum.
@@ -222,6 +226,7 @@ fn inputs<P: Policy>(event: &Event, state: &State<P>, policies: &[P], now: &mut 
         *now = Slot::from_millis(now.as_millis() + INTERVAL_MS);
         *now
     };
+    let older = |back: u8| Epoch(state.epoch().0.saturating_sub(u32::from(back)));
     let sighting = |at: usize, slot, outcome| Sighting {
         region: chosen(state, at),
         slot,
@@ -240,12 +245,13 @@ fn inputs<P: Policy>(event: &Event, state: &State<P>, policies: &[P], now: &mut 
             let slot = Slot::from_millis(newest.as_millis() - INTERVAL_MS * i64::from(*back));
             sighting(*at, slot, *outcome)
         }
-        Event::OldEpoch(at, outcome, back) => {
-            let epoch = Epoch(state.epoch().0.saturating_sub(u32::from(*back)));
-            Sighting { epoch, ..sighting(*at, next(), *outcome) }
+        Event::OldEpoch(at, outcome, back) => Sighting { epoch: older(*back), ..sighting(*at, next(), *outcome) },
+        Event::Manual(at, outcome, back) => {
+            Sighting { kind: Kind::Manual, epoch: older(*back), ..sighting(*at, next(), *outcome) }
         }
-        Event::Manual(at, outcome) => Sighting { kind: Kind::Manual, ..sighting(*at, next(), *outcome) },
-        Event::Elsewhere(outcome) => Sighting { region: Region::default(), ..sighting(0, next(), *outcome) },
+        Event::Elsewhere(outcome, back) => {
+            Sighting { region: Region::default(), epoch: older(*back), ..sighting(0, next(), *outcome) }
+        }
         Event::Straggler(at, outcome) => {
             let slot = known(*at).and_then(|known| known.missed_through()).unwrap_or_else(next);
             sighting(*at, slot, *outcome)
@@ -260,6 +266,13 @@ fn control<P: Policy>(event: &Event, state: &State<P>, policies: &[P], next: &mu
         Event::Missed(at, slots) => {
             let through = (0..slots.get().min(3)).map(|_| next()).max().unwrap_or_default();
             Control::Missed { region: chosen(state, *at), through, slots: *slots }
+        }
+        Event::MissedLate(at, back) => {
+            let region = chosen(state, *at);
+            let known = state.regions().iter().find(|known| *known.region() == region);
+            let newest = known.and_then(|known| known.watermark().max(known.missed_through())).unwrap_or_else(next);
+            let through = Slot::from_millis(newest.as_millis() - INTERVAL_MS * i64::from(*back));
+            Control::Missed { region, through, slots: NonZeroU8::MIN }
         }
         Event::Configure(policy, bits, target) => {
             let policy = policies[policy % policies.len()].clone();

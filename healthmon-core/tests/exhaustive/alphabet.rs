@@ -59,7 +59,7 @@ impl Scenario {
     pub(crate) fn inputs(&self, state: &State<Thresholds>, time: i64) -> Vec<Input<Thresholds>> {
         let mut inputs = Vec::new();
         for fed in 0..self.fed {
-            inputs.extend(from_region(state, fed, Slot::from_millis(10 * time)));
+            inputs.extend(from_region(state, fed, time));
         }
         inputs.push(Input::Result(Sighting {
             region: Region::new("nowhere").expect("a region"),
@@ -89,12 +89,15 @@ impl Scenario {
     }
 }
 
-/// Everything that can come from one region at `now`, a slot that is newer than all before.
-fn from_region(state: &State<Thresholds>, fed: usize, now: Slot) -> Vec<Input<Thresholds>> {
+/// Everything that can come from one region.
+fn from_region(state: &State<Thresholds>, fed: usize, time: i64) -> Vec<Input<Thresholds>> {
+    // Newer than every slot before, and older: what is relative to a slot that there is not must
+    // depend on nothing but that there is none, or sequences that meet would not stay together.
+    let (now, never) = (Slot::from_millis(10 * time), Slot::from_millis(-10 * time));
     let known = state.regions().get(fed % state.regions().len().max(1));
     let region = known.map_or_else(Region::default, |known| known.region().clone());
-    let newest = known.and_then(|known| known.watermark()).unwrap_or_default();
-    let missed = known.and_then(|known| known.missed_through()).unwrap_or_default();
+    let newest = known.and_then(|known| known.watermark()).unwrap_or(never);
+    let missed = known.and_then(|known| known.missed_through()).unwrap_or(never);
     let seen =
         |slot, outcome| Sighting { region: region.clone(), slot, kind: Kind::Scheduled, epoch: state.epoch(), outcome };
     let fail = Outcome::Fail(FailReason::Timeout);
@@ -112,8 +115,9 @@ fn from_region(state: &State<Thresholds>, fed: usize, now: Slot) -> Vec<Input<Th
         Sighting { epoch: old, ..seen(now, fail) },
         Sighting { kind: Kind::Manual, ..seen(now, Outcome::Pass) },
     ];
-    let missed = Control::Missed { region: region.clone(), through: now, slots: count(1) };
-    results.into_iter().map(Input::Result).chain([Input::Control(missed)]).collect()
+    let silence = |through| Input::Control(Control::Missed { region: region.clone(), through, slots: count(1) });
+    // A silence that is new, and one of a slot that has a result or was noted already.
+    results.into_iter().map(Input::Result).chain([silence(now), silence(newest.max(missed))]).collect()
 }
 
 /// Small policies that between them have every feature.

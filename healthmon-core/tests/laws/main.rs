@@ -12,13 +12,12 @@ mod service;
 mod settings;
 mod snapshot;
 mod story;
+mod strategies;
 mod teeth;
 mod thresholds;
 
-use healthmon_core::engine::strategies;
-
 healthmon_core::check_laws! {
     mod laws;
-    policy: strategies::thresholds(),
+    policy: healthmon_core::engine::strategies::thresholds(),
     claims: [universal, snapshot, latch, threshold],
 }

@@ -1,7 +1,7 @@
 //! What a service's status does, row by row of the engine's table.
 
 use healthmon_core::{
-    engine::{Grade, Hint, Ignored, Input, LatchRule, Sighting, Thresholds, Vote},
+    engine::{Control, Grade, Hint, Ignored, Input, LatchRule, Sighting, Thresholds, Vote},
     id::{Applied, Epoch},
     probe::{Kind, Outcome},
     status::{Cause, Status},
@@ -154,6 +154,25 @@ fn manual_results_and_those_from_elsewhere_are_ignored() {
     assert_eq!(story.apply(&Input::Result(manual)), ignored(Ignored::Manual));
     assert_eq!(story.see_in("eu", FAIL), ignored(Ignored::UnknownRegion));
     assert_eq!(story.state.applied(), Applied(1));
+}
+
+#[test]
+fn of_several_reasons_to_ignore_a_result_the_first_is_given() {
+    let mut story = Story::of(policy(1, 1, 1));
+    story.run("P");
+    story.configure(policy(1, 1, 1), &["ap"]);
+    let late = story.sighting("ap", 1, FAIL);
+    let unknown = Sighting { region: region("eu"), ..late.clone() };
+    let old = Sighting { epoch: older(story.state.epoch()), ..unknown.clone() };
+    let manual = Sighting { kind: Kind::Manual, ..old.clone() };
+    let results = [(&late, Ignored::Late), (&unknown, Ignored::UnknownRegion), (&old, Ignored::OldEpoch)];
+    for (seen, why) in results.into_iter().chain([(&manual, Ignored::Manual)]) {
+        assert_eq!(story.apply(&Input::Result(seen.clone())), ignored(why));
+    }
+    story.control(Control::Pause);
+    assert_eq!(story.apply(&Input::Result(manual.clone())), ignored(Ignored::Paused));
+    story.control(Control::Delete);
+    assert_eq!(story.apply(&Input::Result(manual)), ignored(Ignored::Deleted));
 }
 
 #[test]

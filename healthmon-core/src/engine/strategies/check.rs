@@ -43,8 +43,14 @@ impl<P: Policy> std::error::Error for Counterexample<P> {}
 
 /// How many cases the laws are tried on: the number in the environment variable
 /// `HEALTHMON_LAW_CASES`, or 10,000.
+///
+/// # Panics
+/// When the variable is set to what is no number.
 pub fn cases() -> u32 {
-    std::env::var("HEALTHMON_LAW_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(10_000)
+    match std::env::var("HEALTHMON_LAW_CASES") {
+        Ok(cases) => cases.parse().unwrap_or_else(|error| panic!("HEALTHMON_LAW_CASES is `{cases}`: {error}")),
+        Err(_) => 10_000,
+    }
 }
 
 /// A search of this many cases, without a memory of earlier failures.
@@ -126,6 +132,7 @@ fn plainer<P: Policy>(input: &Input<P>) -> Vec<Input<P>> {
 ///
 /// # Panics
 /// When the law is broken; the message is the [`Counterexample`].
+#[track_caller]
 pub fn assert_law<P: Policy>(
     source: &'static str,
     timelines: impl Strategy<Value = Timeline<P>>,
