@@ -1,5 +1,6 @@
-//! The conformance suites over the adapters in memory.
+//! The conformance suites over the adapters in memory, and over adapters with planted faults.
 
+mod faults;
 mod prober;
 
 use std::sync::Arc;

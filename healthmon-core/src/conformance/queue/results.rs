@@ -34,10 +34,10 @@ pub async fn results_come_back_as_they_were_seen(make: impl AsyncFn(QueueSetup) 
 pub async fn results_come_in_the_order_they_were_completed(make: impl AsyncFn(QueueSetup) -> QueueFixture) {
     let fixture = make(QueueSetup::default()).await;
     let now = fixture.time.now();
-    let services: Vec<_> = (1..=5).map(|number| unregistered(number, now)).collect();
+    let services: Vec<_> = (1..=2).map(|number| unregistered(number, now)).collect();
     let slot = |number: u32| Slot::at(now.before(INTERVAL / 2)).after(Duration::from_millis(u64::from(number)));
     let probe = |number: u32| {
-        let service = Arc::clone(&services[number as usize % 5]);
+        let service = Arc::clone(&services[number as usize % 2]);
         Probe::new(service, Region::default(), slot(number), Kind::Edge)
     };
     fixture.queue.enqueue((0..50).map(probe).collect()).await.expect("enqueued");
@@ -59,7 +59,7 @@ pub async fn results_come_in_the_order_they_were_completed(make: impl AsyncFn(Qu
     for service in &services {
         let own = results.iter().filter(|taken| taken.result.id.service == service.id);
         let slots: Vec<_> = own.map(|taken| taken.result.id.slot).collect();
-        assert_eq!(slots.len(), 10);
+        assert_eq!(slots.len(), 25);
         assert!(slots.is_sorted(), "in the order of completion: {slots:?}");
     }
 }
