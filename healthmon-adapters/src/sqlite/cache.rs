@@ -12,7 +12,7 @@ use std::{
 use healthmon_core::{id::ServiceId, ports::StoreError};
 use sqlx::SqliteConnection;
 
-use super::{error::from_sqlx, record::Locked};
+use super::{error::from_sqlx, record::StateRow};
 
 #[derive(Debug, Default)]
 pub(super) struct Cache(Mutex<Cached>);
@@ -21,7 +21,7 @@ pub(super) struct Cache(Mutex<Cached>);
 struct Cached {
     /// The `data_version` that the rows are of.
     version: i64,
-    rows: HashMap<ServiceId, Locked>,
+    rows: HashMap<ServiceId, StateRow>,
 }
 
 impl Cache {
@@ -56,14 +56,14 @@ pub(super) struct Session<'a> {
 
 impl Session<'_> {
     /// Takes out what is cached of these services.
-    pub(super) fn take<'i>(&self, ids: impl Iterator<Item = &'i ServiceId>) -> HashMap<ServiceId, Locked> {
+    pub(super) fn take<'i>(&self, ids: impl Iterator<Item = &'i ServiceId>) -> HashMap<ServiceId, StateRow> {
         let Some(cache) = self.cache else { return HashMap::new() };
         let mut cached = cache.cached();
         ids.filter_map(|id| cached.rows.remove(id).map(|row| (*id, row))).collect()
     }
 
     /// Puts in what is about to be committed.
-    pub(super) fn put(&self, rows: Vec<(ServiceId, Locked)>) {
+    pub(super) fn put(&self, rows: impl Iterator<Item = (ServiceId, StateRow)>) {
         if let Some(cache) = self.cache {
             cache.cached().rows.extend(rows);
         }

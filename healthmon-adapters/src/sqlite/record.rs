@@ -33,9 +33,15 @@ const RESULT_WIDTH: usize = 17;
 const STATE_WIDTH: usize = 8;
 
 /// What is known of a service under the lock.
-#[derive(Debug)]
-pub(super) struct Locked {
+struct Locked {
     state: State<Thresholds>,
+    row: StateRow,
+}
+
+/// A row of `states`, as the cache keeps it: the state as the bytes that the database has.
+#[derive(Debug)]
+pub(super) struct StateRow {
+    snapshot: Box<[u8]>,
     since: Timestamp,
     maintenance_until: Option<i64>,
     stored_through: i64,
@@ -76,7 +82,11 @@ impl SqliteResultStore {
         let mut locked = cache.take(batch.keys());
         lock(&mut tx, batch.keys(), &mut locked).await?;
         for (id, results) in batch {
-            match locked.remove(&id).filter(|locked| locked.state.activity() != Activity::Deleted) {
+            let found = match locked.remove(&id) {
+                Some(row) => Some(Locked { state: rows::state(&row.snapshot)?, row }),
+                None => None,
+            };
+            match found.filter(|locked| locked.state.activity() != Activity::Deleted) {
                 Some(locked) => self.fold(&mut tx, id, locked, results, now, &mut draft).await?,
                 None => {
                     let ids = results.into_values().map(|result| (result.id, SetAside::NoService));
@@ -86,7 +96,7 @@ impl SqliteResultStore {
         }
         self.write(&mut tx, &mut draft).await?;
         // Before the commit, while nobody else can have changed these rows since.
-        cache.put(draft.states);
+        cache.put(draft.states.into_iter().map(|(id, locked)| (id, locked.row)));
         tx.commit().await.map_err(from_sqlx)?;
         cache.keep();
         Ok(draft.recorded)
@@ -125,7 +135,7 @@ impl SqliteResultStore {
         let mut fresh = Vec::with_capacity(results.len());
         for (key, result) in results {
             // Only at or before this slot can anything be stored: most results need no look.
-            let stored = key.slot.as_millis() <= locked.stored_through;
+            let stored = key.slot.as_millis() <= locked.row.stored_through;
             match if stored { self.stored(tx, &result.id).await? } else { None } {
                 Some(applied) => {
                     draft.recorded.repeated += 1;
@@ -135,7 +145,7 @@ impl SqliteResultStore {
             }
         }
         let Some(newest) = fresh.iter().max_by_key(|result| result.id.slot) else { return Ok(()) };
-        locked.stored_through = locked.stored_through.max(newest.id.slot.as_millis());
+        locked.row.stored_through = locked.row.stored_through.max(newest.id.slot.as_millis());
         // Most results lead to no entry, so names are read only for those that do.
         let nameless = ServiceLabel { id, name: "".into(), group: None, tags: BTreeMap::new() };
         let mut folded = fold_results(&mut locked.state, &nameless, now, fresh);
@@ -146,9 +156,10 @@ impl SqliteResultStore {
             }
         }
         if folded.entries.iter().any(|entry| matches!(entry.event, LogEvent::Transition(_))) {
-            locked.since = now;
+            locked.row.since = now;
         }
-        locked.look_at = look_at(&locked);
+        locked.row.look_at = look_at(&locked);
+        locked.row.snapshot = locked.state.to_snapshot().into_boxed_slice();
         if folded.hint == Hint::ProbeSooner {
             draft.recorded.sooner.push(id);
         }
@@ -208,13 +219,13 @@ impl SqliteResultStore {
             for (id, locked) in now {
                 query = query
                     .bind(id.as_i64())
-                    .bind(locked.state.to_snapshot())
+                    .bind(&*locked.row.snapshot)
                     .bind(locked.state.announced().as_str())
                     .bind(rows::overlay_bits(&locked.state))
-                    .bind(locked.since.as_micros())
-                    .bind(locked.stored_through)
-                    .bind(locked.patience)
-                    .bind(locked.look_at);
+                    .bind(locked.row.since.as_micros())
+                    .bind(locked.row.stored_through)
+                    .bind(locked.row.patience)
+                    .bind(locked.row.look_at);
             }
             query.execute(&mut *tx).await.map_err(from_sqlx)?;
             states = later;
@@ -234,18 +245,18 @@ impl SqliteResultStore {
 /// When the sweep is to look at a service that has just been heard of.
 fn look_at(locked: &Locked) -> i64 {
     if locked.state.activity() != Activity::Active {
-        return locked.look_at;
+        return locked.row.look_at;
     }
     let heard = locked.state.regions().iter().map(|region| region.watermark().max(region.missed_through())).min();
-    let silent = heard.flatten().map_or(locked.look_at, |slot| slot.as_millis().saturating_add(locked.patience));
-    locked.maintenance_until.map_or(silent, |until| silent.min(until.div_euclid(1_000)))
+    let silent = heard.flatten().map_or(locked.row.look_at, |slot| slot.as_millis().saturating_add(locked.row.patience));
+    locked.row.maintenance_until.map_or(silent, |until| silent.min(until.div_euclid(1_000)))
 }
 
 /// Reads those of `ids` that are not in `locked` yet.
 async fn lock<'a>(
     tx: &mut SqliteConnection,
     ids: impl Iterator<Item = &'a ServiceId>,
-    locked: &mut HashMap<ServiceId, Locked>,
+    locked: &mut HashMap<ServiceId, StateRow>,
 ) -> Result<()> {
     let missing: Vec<_> = ids.filter(|id| !locked.contains_key(id)).collect();
     if missing.is_empty() {
@@ -262,8 +273,8 @@ async fn lock<'a>(
     .map_err(from_sqlx)?;
     for row in &read {
         let get = |i: usize| row.try_get::<i64, _>(i).map_err(from_sqlx);
-        let read = Locked {
-            state: rows::state(row.try_get(1).map_err(from_sqlx)?)?,
+        let read = StateRow {
+            snapshot: row.try_get::<&[u8], _>(1).map_err(from_sqlx)?.into(),
             since: Timestamp::from_micros(get(2)?),
             maintenance_until: row.try_get(3).map_err(from_sqlx)?,
             stored_through: get(4)?,

@@ -103,7 +103,7 @@ impl SqliteResultStore {
             // at each.
             .row_buffer_size(1_000)
             .pragma("journal_size_limit", "67108864")
-            .pragma("cache_size", "-16384");
+            .pragma("cache_size", "-8192");
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
@@ -114,7 +114,7 @@ impl SqliteResultStore {
         let writer = pool(1).connect_with(connect.clone()).await.map_err(from_sqlx)?;
         sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(from_migration)?;
         let readers =
-            pool(4).connect_with(connect.read_only(true).pragma("cache_size", "-4096")).await.map_err(from_sqlx)?;
+            pool(4).connect_with(connect.read_only(true).pragma("cache_size", "-1024")).await.map_err(from_sqlx)?;
         let mut connection = writer.acquire().await.map_err(from_sqlx)?;
         let regions = Regions::load(&mut connection).await?;
         let log_id: String =
