@@ -1,6 +1,9 @@
 //! From SQLite's result codes to what the caller can do about them, in one place.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use healthmon_core::ports::StoreError;
 
@@ -22,6 +25,8 @@ mod code {
 /// What was wrong, in words that say what to do.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SqliteError {
+    #[error("the folder {} does not exist; make it, or name another place for the database", .0.display())]
+    NoFolder(PathBuf),
     #[error("another program holds the database file locked: {0}")]
     Locked(#[source] sqlx::Error),
     #[error("the disk is full; free some space and recording goes on: {0}")]
@@ -41,6 +46,11 @@ pub(super) enum SqliteError {
 /// A row that holds what no build has written.
 pub(super) fn bad_row(what: impl std::fmt::Display) -> StoreError {
     StoreError::Permanent(Box::new(SqliteError::Row(what.to_string())))
+}
+
+/// The database cannot be where it is to be.
+pub(super) fn no_folder(folder: &Path) -> StoreError {
+    StoreError::Permanent(Box::new(SqliteError::NoFolder(folder.to_owned())))
 }
 
 pub(super) fn from_migration(error: sqlx::migrate::MigrateError) -> StoreError {

@@ -15,13 +15,13 @@ use healthmon_core::{
     time::Timestamp,
 };
 use sqlx::{
-    Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    Connection, Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
 use super::{
     cache::Cache,
-    error::{bad_row, from_migration, from_sqlx},
+    error::{bad_row, from_migration, from_sqlx, no_folder},
     rows::{self, Regions},
 };
 
@@ -89,6 +89,10 @@ impl SqliteResultStore {
     /// # Errors
     /// When the file cannot be opened, is damaged, is locked, or was written by a newer build.
     pub async fn open(options: SqliteOptions, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let folder = options.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            return Err(no_folder(folder));
+        }
         let synchronous = match options.durability {
             Durability::PowerCut => SqliteSynchronous::Full,
             Durability::Crash => SqliteSynchronous::Normal,
@@ -110,6 +114,7 @@ impl SqliteResultStore {
                 .acquire_timeout(Duration::from_secs(10))
                 .max_lifetime(None)
                 .idle_timeout(None)
+                .after_release(|connection, _| Box::pin(is_free(connection)))
         };
         let writer = pool(1).connect_with(connect.clone()).await.map_err(from_sqlx)?;
         sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(from_migration)?;
@@ -278,6 +283,16 @@ impl SqliteResultStore {
             .map_err(from_sqlx)?;
         Ok(())
     }
+}
+
+/// Whether a connection may be used again. SQLite ends a transaction by itself when the disk is full;
+/// sqlx then fails to roll it back and would take it for open ever after.
+async fn is_free(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+    if connection.is_in_transaction() {
+        // A rollback that a drop has asked for comes before the answer.
+        connection.ping().await?;
+    }
+    Ok(!connection.is_in_transaction())
 }
 
 pub(super) fn json(value: &impl serde::Serialize) -> Result<String, StoreError> {

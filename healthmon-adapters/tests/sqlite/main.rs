@@ -1,5 +1,8 @@
 //! The SQLite store on real files.
 
+mod full_disk;
+mod trouble;
+
 use std::{path::Path, sync::Arc};
 
 use healthmon_adapters::sqlite::{SqliteOptions, SqliteResultStore};
