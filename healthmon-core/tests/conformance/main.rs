@@ -1,6 +1,8 @@
 //! The conformance suites over the adapters in memory, and over adapters with planted faults.
 
+mod claims;
 mod faults;
+mod listed;
 mod prober;
 
 use std::sync::Arc;
