@@ -118,8 +118,10 @@ impl MemoryResultStore {
             let entries = tables.fold(service, results, now, &self.limits, &mut recorded.sooner);
             recorded.entries.extend(tables.append(entries, &self.limits));
         }
-        let there = tables.log.iter().filter(|entry| repeated.contains(&(entry.service.id, entry.applied)));
-        recorded.entries.extend(there.cloned());
+        if !repeated.is_empty() {
+            let there = tables.log.iter().filter(|entry| repeated.contains(&(entry.service.id, entry.applied)));
+            recorded.entries.extend(there.cloned());
+        }
         recorded.entries.sort_by_key(|entry| entry.seq);
         recorded.entries.dedup_by_key(|entry| entry.seq);
         recorded
