@@ -251,9 +251,10 @@ impl Scenario {
     }
 }
 
-/// More than nine trips count as nine: recovery is then as long as it gets.
+/// More trips than it takes to reach the cap count as that many: recovery is as long as it gets.
 fn plain(latch: Latch) -> Latch {
-    Latch::from_parts(latch.history(), latch.run(), latch.trips().min(9), latch.is_tripped())
+    // No cap here is above 4, which the third trip reaches.
+    Latch::from_parts(latch.history(), latch.run(), latch.trips().min(3), latch.is_tripped())
 }
 
 struct Counts {
@@ -289,9 +290,11 @@ fn every_sequence_of_any_length_keeps_the_laws_of_consecutive_policies() {
 }
 
 #[test]
-#[ignore = "takes minutes: `-- --ignored every_sequence_of_any_length_in_one_region`"]
-fn every_sequence_of_any_length_in_one_region_keeps_the_laws() {
-    for scenario in scenarios().iter().filter(|scenario| scenario.fed == 1) {
+#[ignore = "takes two minutes: `-- --ignored every_sequence_of_any_length`"]
+fn every_sequence_of_any_length_keeps_the_laws_of_undamped_policies() {
+    // Damped latches remember too much for this: their places are millions.
+    let undamped = |scenario: &&Scenario| scenario.policies.iter().all(|policy| policy.damping.is_none());
+    for scenario in scenarios().iter().filter(undamped).filter(|scenario| scenario.fed == 1) {
         scenario.walk_until_closed();
     }
 }
