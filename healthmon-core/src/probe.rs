@@ -10,7 +10,7 @@ use crate::{
     time::{Slot, Timestamp},
 };
 
-/// The longest [`ProbeResult::detail`], in characters.
+/// The longest [`Observation::detail`], in characters.
 pub const DETAIL_LIMIT: usize = 512;
 
 /// Why a probe was asked for.

@@ -22,7 +22,7 @@ pub enum StoreError {
     /// The service was changed since it was read; read it again. Holds its present revision.
     #[error("the service was changed meanwhile; it is at revision {0} now")]
     Conflict(Revision),
-    /// The store is away or busy for now; the same call may be repeated after this long.
+    /// The store is away, busy or full for now; the same call may be repeated after this long.
     #[error("the store is away: {source}")]
     Transient {
         /// How long to wait.
@@ -34,7 +34,7 @@ pub enum StoreError {
     /// until the offender is found.
     #[error("the store refuses this: {0}")]
     Refused(Box<dyn std::error::Error + Send + Sync>),
-    /// Repeating the call will not help: the database is full, damaged or not ours.
+    /// Repeating the call will not help: the database is damaged or not ours.
     #[error("the store cannot do this: {0}")]
     Permanent(Box<dyn std::error::Error + Send + Sync>),
 }

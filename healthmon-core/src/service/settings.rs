@@ -30,7 +30,7 @@ impl Interval {
     /// # Errors
     /// When it is outside 100 ms to 30 days, or not in whole milliseconds.
     pub fn new(span: Duration) -> Result<Self, InvalidInterval> {
-        let whole = span.subsec_nanos() % 1_000_000 == 0;
+        let whole = span.subsec_nanos().is_multiple_of(1_000_000);
         match u32::try_from(span.as_millis()) {
             Ok(millis) if whole && (Self::MIN..=Self::MAX).contains(&span) => Ok(Self(millis)),
             _ => Err(InvalidInterval),
@@ -68,7 +68,7 @@ impl Timeout {
     /// # Errors
     /// When it is outside 1 ms to 5 minutes, or not in whole milliseconds.
     pub fn new(span: Duration) -> Result<Self, InvalidTimeout> {
-        let whole = span.subsec_nanos() % 1_000_000 == 0;
+        let whole = span.subsec_nanos().is_multiple_of(1_000_000);
         match u32::try_from(span.as_millis()) {
             Ok(millis) if whole && millis > 0 && span <= Self::MAX => Ok(Self(millis)),
             _ => Err(InvalidTimeout),
@@ -158,6 +158,7 @@ impl<'de> Deserialize<'de> for Label {
 
 /// A service's tags: at most 32 pairs, keys of 1 to 64 characters, values of at most 200.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::box_collection, reason = "most services have none: a pointer instead of a map for each of a million")]
 pub struct Tags(Option<Box<BTreeMap<String, String>>>);
 
 /// Pairs that are no tags.

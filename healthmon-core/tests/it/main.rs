@@ -1,0 +1,7 @@
+//! The whole monitor in simulated time: loops, memory adapters, a prober that misbehaves.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they ran")]
+
+mod blind;
+mod drain;
+mod replay;
+mod support;
