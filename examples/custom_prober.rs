@@ -1,4 +1,4 @@
-//! A prober of one's own: `file://` targets pass while the file is younger than the interval.
+//! A prober of one's own: the file that a `fresh://` target names must be younger than the interval.
 //!
 //! Good for a nightly job that touches a file when it is done. `cargo run --example custom_prober`
 

@@ -1,5 +1,20 @@
-//! The core of healthmon, the distributed health monitor that can be embedded.
+//! The core of healthmon, the health monitor that can be embedded.
+//!
+//! [`runtime::Monitor`] puts a monitor together from five ports (see [`ports`]) and runs it; what is
+//! not given is in memory. [`runtime::Handle`] registers, pauses and queries while it runs, and
+//! gives the log of changes. [`engine`] decides the status of a service, and can be used alone:
+//! without default features this crate is the engine and its nouns, without async.
+//!
+//! | Feature | Adds |
+//! |---|---|
+//! | `runtime` (default) | ports, in-memory adapters, loops, the monitor |
+//! | `laws` | the naive oracle, proptest strategies, `check_laws!` for a policy of one's own |
+//! | `conformance` | test suites for adapters of one's own |
+//!
+//! [`architecture`] says how it all hangs together.
 
+#[doc = include_str!("../ARCHITECTURE.md")]
+pub mod architecture {}
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod engine;

@@ -117,7 +117,7 @@ impl Hub {
         if *self.head.borrow() <= after {
             return Ok(Vec::new());
         }
-        if let Some(events) = self.from_ring(after) {
+        if let Some(events) = self.ring_after(after) {
             return Ok(events);
         }
         let entries = self.handle.store().log(after, PAGE).await?;
@@ -125,7 +125,7 @@ impl Hub {
     }
 
     /// What follows `after`, if the ring reaches back that far.
-    fn from_ring(&self, after: Seq) -> Option<Vec<Event>> {
+    fn ring_after(&self, after: Seq) -> Option<Vec<Event>> {
         let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
         let first = ring.front()?.entry.seq;
         if first > after.next() {

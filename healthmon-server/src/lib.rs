@@ -1,6 +1,6 @@
 //! The bundled healthmon server: a monitor with a REST API and WebSocket events.
 //!
-//! [`serve`] is the whole of it: a configuration, a bound listener, and a future that says when to
+//! [`Server`] is the whole of it: a configuration, a bound listener, and a future that says when to
 //! stop. The binary adds arguments, logging and signals.
 
 pub mod check;
@@ -14,3 +14,8 @@ pub mod watch;
 
 pub use config::Config;
 pub use serve::{ServeError, Server};
+
+/// The README's program is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,5 +1,7 @@
 //! The server as its users meet it: the real binary, real sockets, a real database file.
 
+#![expect(clippy::print_stdout, reason = "tests say what they ran")]
+
 mod api;
 mod clients;
 mod commands;
