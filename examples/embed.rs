@@ -8,8 +8,13 @@ use healthmon_adapters::http::{HttpProber, HttpProberConfig};
 use healthmon_core::{
     runtime::Monitor,
     service::{Interval, Label, ServiceSettings},
-    status::LogEvent,
+    status::{LogEvent, Transition},
 };
+
+#[expect(clippy::print_stdout, reason = "an example shows what happens")]
+fn on_change(transition: Transition, why: &str) {
+    println!("{} -> {} {why}", transition.from, transition.to);
+}
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,16 +27,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     handle.register(ServiceSettings::new(Label::new("the service")?, url.parse()?, interval)).await?;
 
     let mut log = handle.log(Default::default());
-    let mut on_change = |from, to, why: String| {
-        #[expect(clippy::print_stdout, reason = "an example shows what happens")]
-        {
-            println!("{from} -> {to} {why}");
-        }
-    };
     let watching = async {
         while let Ok(entry) = log.next().await {
             if let LogEvent::Transition(transition) = entry.event {
-                on_change(transition.from, transition.to, entry.detail.map(String::from).unwrap_or_default());
+                on_change(transition, entry.detail.as_deref().unwrap_or_default());
             }
         }
     };

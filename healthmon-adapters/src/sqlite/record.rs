@@ -248,7 +248,8 @@ fn look_at(locked: &Locked) -> i64 {
         return locked.row.look_at;
     }
     let heard = locked.state.regions().iter().map(|region| region.watermark().max(region.missed_through())).min();
-    let silent = heard.flatten().map_or(locked.row.look_at, |slot| slot.as_millis().saturating_add(locked.row.patience));
+    let silent =
+        heard.flatten().map_or(locked.row.look_at, |slot| slot.as_millis().saturating_add(locked.row.patience));
     locked.row.maintenance_until.map_or(silent, |until| silent.min(until.div_euclid(1_000)))
 }
 
