@@ -8,14 +8,20 @@ use std::{
     },
 };
 
-use healthmon_adapters::net::{AddressPolicy, Loopback};
+use healthmon_adapters::{
+    http::{HttpProber, HttpProberConfig},
+    net::{AddressPolicy, Loopback},
+};
 use healthmon_core::{
     ports::Prober,
-    probe::{FailReason, IndeterminateReason, Outcome},
+    probe::{DETAIL_LIMIT, FailReason, IndeterminateReason, Observation, Outcome},
     service::{InvalidTarget, Target},
 };
+use rcgen::{Certificate, CertificateParams, CustomExtension, KeyPair};
+use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use url::Host;
 
 use super::support::{
@@ -307,8 +313,31 @@ async fn sec_neither_bodies_nor_secrets_are_returned() {
     }
 }
 
+/// What a terminal or a reader's eye would obey, and how it is to be shown.
+const OBEYED: &[(&str, &str)] = &[
+    ("\u{1b}[2J", "\\u{1b}[2J"),
+    ("\u{1b}]0;owned\u{7}", "\\u{1b}]0;owned\\u{7}"),
+    ("\r\nforged: line", "\\r\\nforged: line"),
+    ("\0", "\\u{0}"),
+    ("\u{7f}", "\\u{7f}"),
+    ("\u{85}\u{9b}31m", "\\u{85}\\u{9b}31m"),
+    ("\u{200e}\u{200f}", "\\u{200e}\\u{200f}"),
+    ("\u{2028}\u{2029}", "\\u{2028}\\u{2029}"),
+    ("\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}", "\\u{202a}\\u{202b}\\u{202c}\\u{202d}\\u{202e}"),
+    ("\u{2066}\u{2067}\u{2068}\u{2069}", "\\u{2066}\\u{2067}\\u{2068}\\u{2069}"),
+];
+
+fn assert_harmless(seen: &Observation) {
+    let shown = detail(seen);
+    let obeyed = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    assert!(!shown.is_empty() && !shown.chars().any(obeyed), "{shown:?}");
+    assert!(shown.chars().count() <= DETAIL_LIMIT, "{} characters", shown.chars().count());
+}
+
 #[tokio::test]
-async fn sec_control_characters_of_a_target_are_escaped() {
+async fn sec_control_characters_of_an_answer_are_escaped() {
     let answers = [
         b"HTTP/1.1 503 \x1b[31mred\x07\r\n\r\n".to_vec(),
         b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\x1b[2J\r\n\r\n".to_vec(),
@@ -317,12 +346,67 @@ async fn sec_control_characters_of_a_target_are_escaped() {
         answer(200, "content-encoding: \u{202e}rlo\r\n", ""),
         answer(200, "content-encoding: \u{85}\u{9b}31m\r\n", ""),
     ];
-    for (at, bytes) in answers.into_iter().enumerate() {
+    for bytes in answers {
         let server = Server::sending(bytes).await;
         let seen = see(&prober(), &server.url(), json!({"expect": {"body": "x"}})).await;
-        assert!(matches!(seen.outcome, Outcome::Fail(_)) && !detail(&seen).is_empty(), "{at}: {seen:?}");
-        let hostile = |c: char| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c);
-        assert!(!detail(&seen).chars().any(hostile), "{at}: {seen:?}");
-        assert!(detail(&seen).chars().count() <= healthmon_core::probe::DETAIL_LIMIT);
+        assert!(matches!(seen.outcome, Outcome::Fail(_)), "{seen:?}");
+        assert_harmless(&seen);
     }
+}
+
+/// A certificate for `name`, which may be any text at all and must be shorter than 126 bytes.
+fn certificate_for(name: &str) -> (Certificate, KeyPair) {
+    let mut params = CertificateParams::default();
+    // subjectAltName by hand, as no honest tool writes such a one: a sequence of one dNSName.
+    let length = u8::try_from(name.len()).ok().filter(|length| *length < 126).expect("a short name");
+    let content = [&[0x30, length + 2, 0x82, length], name.as_bytes()].concat();
+    params.custom_extensions.push(CustomExtension::from_oid_content(&[2, 5, 29, 17], content));
+    let key = KeyPair::generate().expect("a key");
+    (params.self_signed(&key).expect("a certificate"), key)
+}
+
+/// A server that shows this certificate, and a prober that trusts it for the name that is in it.
+async fn showing(certificate: &Certificate, key: &KeyPair) -> (Server, HttpProber) {
+    let der = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], der)
+        .expect("a certificate");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let server = Server::raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            assert!(acceptor.accept(stream).await.is_err(), "the certificate is for another name");
+        }
+    });
+    let dialer = dialer(AddressPolicy::new(Loopback::Allowed)).with_resolver(Names::all_at("127.0.0.1"));
+    let config =
+        HttpProberConfig { dialer: dialer.into(), extra_roots: certificate.pem().into(), ..Default::default() };
+    (server.await, HttpProber::new(config).expect("a prober"))
+}
+
+/// rustls repeats the names of a certificate as they are, so nothing but the detail's own escaping
+/// stands between them and whoever reads it.
+#[tokio::test]
+async fn sec_control_characters_of_a_certificate_are_escaped() {
+    for (name, escaped) in OBEYED {
+        let (certificate, key) = certificate_for(name);
+        let (server, prober) = showing(&certificate, &key).await;
+        let seen = see(&prober, &format!("https://shop.test:{}/", server.address.port()), json!({})).await;
+        assert_eq!(seen.outcome, Outcome::Fail(FailReason::Tls), "{seen:?}");
+        assert_harmless(&seen);
+        assert!(detail(&seen).contains(escaped), "{name:?} is shown as {escaped}: {seen:?}");
+    }
+}
+
+/// Six characters for one: what would fit as it came does not when it is escaped.
+#[tokio::test]
+async fn sec_escaped_details_are_cut_to_the_limit() {
+    let (certificate, key) = certificate_for(&"\u{1b}".repeat(125));
+    let (server, prober) = showing(&certificate, &key).await;
+    let seen = see(&prober, &format!("https://shop.test:{}/", server.address.port()), json!({})).await;
+    assert_harmless(&seen);
+    assert!(detail(&seen).contains("\\u{1b}\\u{1b}") && detail(&seen).ends_with('…'), "{seen:?}");
 }
