@@ -4,7 +4,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use healthmon_adapters::http::{HttpProber, HttpProberConfig};
+use healthmon_adapters::{
+    http::{HttpProber, HttpProberConfig},
+    net::{AddressPolicy, Dialer, Loopback},
+};
 use healthmon_core::{
     runtime::Monitor,
     service::{Interval, Label, ServiceSettings},
@@ -19,7 +22,9 @@ fn on_change(transition: Transition, why: &str) {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "https://example.org/".to_owned());
-    let prober = HttpProber::new(HttpProberConfig::default())?;
+    // Without this line targets on this machine are refused.
+    let dialer = Arc::new(Dialer::new(AddressPolicy::new(Loopback::Allowed)));
+    let prober = HttpProber::new(HttpProberConfig { dialer, ..HttpProberConfig::default() })?;
     let monitor = Monitor::builder().prober(Arc::new(prober)).build()?;
     let handle = monitor.handle();
 
