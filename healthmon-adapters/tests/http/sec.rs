@@ -336,6 +336,8 @@ fn assert_harmless(seen: &Observation) {
     assert!(shown.chars().count() <= DETAIL_LIMIT, "{} characters", shown.chars().count());
 }
 
+/// Guarded twice, as texts of an answer are also quoted where they are put in: this fails only when
+/// both guards are gone. The next test is about the escaping alone.
 #[tokio::test]
 async fn sec_control_characters_of_an_answer_are_escaped() {
     let answers = [
