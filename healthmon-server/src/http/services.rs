@@ -60,13 +60,35 @@ impl FromRequest<Api> for Body {
     }
 }
 
-/// A service, as the API shows it.
-#[derive(Debug, Serialize)]
+/// What stands for a value that is written and never shown.
+const HIDDEN: &str = "(hidden)";
+
+/// A service, as the API shows it: the values of headers may be secrets, so only names are shown.
+#[derive(Debug)]
 struct Shown {
-    #[serde(flatten)]
     service: Service,
-    #[serde(flatten)]
-    standing: Option<Standing>,
+    standing: Standing,
+}
+
+impl Serialize for Shown {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let object = |value: serde_json::Result<Value>| match value {
+            Ok(Value::Object(map)) => Ok(map),
+            Ok(_) => Err(serde::ser::Error::custom("a service is an object")),
+            Err(error) => Err(serde::ser::Error::custom(error)),
+        };
+        let mut map = object(serde_json::to_value(&self.service))?;
+        map.extend(object(serde_json::to_value(&self.standing))?);
+        if let Some(headers) = headers(&mut map) {
+            headers.values_mut().for_each(|value| *value = HIDDEN.into());
+        }
+        map.serialize(serializer)
+    }
+}
+
+/// The headers in a service's JSON.
+fn headers(map: &mut Map<String, Value>) -> Option<&mut Map<String, Value>> {
+    map.get_mut("http")?.get_mut("headers")?.as_object_mut()
 }
 
 /// How a service stands.
@@ -82,7 +104,7 @@ struct Standing {
 impl From<ServiceView> for Shown {
     fn from(view: ServiceView) -> Self {
         let ServiceView { service, status, since, overlays, maintenance_until, last } = view;
-        Self { service, standing: Some(Standing { status, since, overlays, maintenance_until, last }) }
+        Self { service, standing: Standing { status, since, overlays, maintenance_until, last } }
     }
 }
 
@@ -250,10 +272,14 @@ pub(super) async fn patch(
     State(api): State<Api>,
     Path(text): Path<String>,
     headers: HeaderMap,
-    Body(patch): Body,
+    Body(mut patch): Body,
 ) -> Result<Response, Problem> {
     let id = id(&text)?;
     let asked = expected(&headers)?;
+    // A client that sends back what it was shown leaves hidden values as they are.
+    if let Some(sent) = self::headers(&mut patch) {
+        sent.retain(|_, value| value != HIDDEN);
+    }
     let before = shown(&api, id).await?.service;
     if asked.is_some_and(|asked| asked != before.revision) {
         return Err(healthmon_core::ports::StoreError::Conflict(before.revision).into());

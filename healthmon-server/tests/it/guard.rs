@@ -98,3 +98,31 @@ async fn sec_bodies_of_targets_are_never_returned() {
     }
     assert!(!server.log().contains("7f3a"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_header_values_are_written_and_never_shown() {
+    let (folder, target) = (folder(), Target::start().await);
+    let mut server = Server::with(&folder.path().join("db"), &["serve", "--log", "trace"]);
+    server.ready().await;
+    let settings = serde_json::json!({"name": "a", "url": target.url, "interval": "1h",
+        "http": {"headers": {"authorization": "Bearer canary-5150", "accept": "text/plain"}}});
+    let created = server.send("POST", "/api/v1/services", Some(settings)).await;
+    let path = created.header("location").to_owned();
+    let shown = server.get(&path).await;
+    assert_eq!(shown.json["http"]["headers"], serde_json::json!({"authorization": "(hidden)", "accept": "(hidden)"}));
+    let patch = serde_json::json!({"http": {"headers": {"authorization": "(hidden)", "accept": null}}});
+    let patched = server.send("PATCH", &path, Some(patch)).await;
+    assert_eq!(patched.json["http"]["headers"], serde_json::json!({"authorization": "(hidden)"}));
+    server.send("POST", &format!("{path}/probe"), None).await;
+    assert_eq!(target.authorization().as_deref(), Some("Bearer canary-5150"), "what is hidden is still sent");
+    let wrong = serde_json::json!({"http": {"headers": {"bad name": "canary-5150"}}});
+    let refused = server.send("PATCH", &path, Some(wrong)).await;
+    assert_eq!(refused.status, 422);
+    let list = server.get("/api/v1/services").await;
+    let results = server.get(&format!("{path}/results")).await;
+    server.terminate().await;
+    for answer in [&created, &shown, &patched, &refused, &list, &results] {
+        assert!(!String::from_utf8_lossy(&answer.bytes).contains("canary"), "{}", answer.json);
+    }
+    assert!(!server.log().contains("canary"), "a secret is in the log");
+}

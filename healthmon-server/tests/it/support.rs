@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
@@ -207,6 +207,7 @@ pub(crate) struct Target {
     pub(crate) url: String,
     status: Arc<AtomicU16>,
     served: Arc<AtomicU64>,
+    authorization: Arc<Mutex<Option<String>>>,
 }
 
 impl Target {
@@ -214,12 +215,16 @@ impl Target {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let (status, served) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicU64::new(0)));
+        let authorization: Arc<Mutex<Option<String>>> = Arc::default();
+        let noted = Arc::clone(&authorization);
         let (answer, count) = (Arc::clone(&status), Arc::clone(&served));
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (answer, count) = (Arc::clone(&answer), Arc::clone(&count));
-                let service = service_fn(move |_: Request<Incoming>| {
+                let (answer, count, noted) = (Arc::clone(&answer), Arc::clone(&count), Arc::clone(&noted));
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let value = request.headers().get("authorization");
+                    *noted.lock().unwrap() = value.map(|value| value.to_str().unwrap().to_owned());
                     count.fetch_add(1, Ordering::SeqCst);
                     let status = answer.load(Ordering::SeqCst);
                     async move { Response::builder().status(status).body(Full::<Bytes>::from(BODY)) }
@@ -233,11 +238,16 @@ impl Target {
                 });
             }
         });
-        Self { url, status, served }
+        Self { url, status, served, authorization }
     }
 
     pub(crate) fn answer(&self, status: u16) {
         self.status.store(status, Ordering::SeqCst);
+    }
+
+    /// The credentials that the last request brought.
+    pub(crate) fn authorization(&self) -> Option<String> {
+        self.authorization.lock().unwrap().clone()
     }
 
     pub(crate) fn served(&self) -> u64 {
