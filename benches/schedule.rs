@@ -1,7 +1,7 @@
 //! What finding the due slots costs: `cargo bench --bench schedule`.
 //!
-//! Services at mixed intervals of 10 to 60 s; each measurement is the next window of 10 ms, as the
-//! tick loop asks for them. Reported per emission: by the mean number of slots in a window.
+//! Services at mixed intervals of 10 to 60 s; each measurement is the next hundred windows of 10 ms,
+//! asked for one after another. Elements are emissions: the mean number of slots in that second.
 
 #![allow(missing_docs, reason = "criterion_group! makes a public function")]
 
