@@ -17,6 +17,7 @@ use axum::{
     routing::{any, get, post},
 };
 use healthmon_core::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use problem::Problem;
@@ -26,6 +27,9 @@ use crate::hub::Hub;
 /// The largest request body: settings with a probe's body of 64 KiB fit several times.
 const BODY_LIMIT: usize = 256 * 1024;
 
+/// WebSocket clients at once.
+const CLIENTS: usize = 10_000;
+
 /// What the routes work with.
 #[derive(Clone)]
 pub(crate) struct Api {
@@ -34,6 +38,8 @@ pub(crate) struct Api {
     pub(crate) address: SocketAddr,
     pub(crate) closing: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// Places for WebSocket clients.
+    pub(crate) places: Arc<Semaphore>,
 }
 
 impl Api {
@@ -44,7 +50,7 @@ impl Api {
         closing: CancellationToken,
         tasks: TaskTracker,
     ) -> Self {
-        Self { handle, hub, address, closing, tasks }
+        Self { handle, hub, address, closing, tasks, places: Arc::new(Semaphore::new(CLIENTS)) }
     }
 }
 

@@ -50,14 +50,15 @@ async fn run(args: &ServeArgs, wanted: Option<watch::Wanted>) -> ExitCode {
     let served = async {
         let server = Server::bind(args.to_config()).await?;
         if let Some(wanted) = wanted {
+            if let Err(error) = wanted.check(&server.handle()) {
+                return Ok(fail(USAGE, &error.to_string()));
+            }
             wanted.register(&server.handle()).await;
         }
-        server.run(stop).await
+        server.run(stop).await.map(|()| ExitCode::SUCCESS)
     };
-    match served.await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(1, &error.to_string()),
-    }
+    let ended: Result<_, healthmon_server::ServeError> = served.await;
+    ended.unwrap_or_else(|error| fail(1, &error.to_string()))
 }
 
 /// Resolves at SIGTERM or SIGINT.

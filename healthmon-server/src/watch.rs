@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use healthmon_core::{
     ports::ServiceFilter,
     runtime::Handle,
-    service::{Interval, InvalidInterval, InvalidName, InvalidTarget, Label, ServiceSettings, Target},
+    service::{FieldErrors, Interval, InvalidInterval, InvalidName, InvalidTarget, Label, ServiceSettings, Target},
 };
 
 use crate::cli::WatchArgs;
@@ -21,6 +21,14 @@ pub enum WatchError {
         url: String,
         /// What is wrong.
         source: InvalidTarget,
+    },
+    /// No prober takes it.
+    #[error("{url:?}: {error}")]
+    Refused {
+        /// As it was understood.
+        url: String,
+        /// What is wrong.
+        error: FieldErrors,
     },
     /// The URL makes no name.
     #[error("{0}")]
@@ -50,6 +58,17 @@ pub fn wanted(args: &WatchArgs) -> Result<Wanted, WatchError> {
 }
 
 impl Wanted {
+    /// Checks that the monitor has what it needs to watch all of them.
+    ///
+    /// # Errors
+    /// The first that cannot be watched.
+    pub fn check(&self, handle: &Handle) -> Result<(), WatchError> {
+        for settings in &self.0 {
+            handle.check(settings).map_err(|error| WatchError::Refused { url: settings.url.to_string(), error })?;
+        }
+        Ok(())
+    }
+
     /// Registers those whose URL is not registered; what cannot be is logged.
     pub async fn register(self, handle: &Handle) {
         for settings in self.0 {

@@ -53,6 +53,24 @@ pub(super) fn no_folder(folder: &Path) -> StoreError {
     StoreError::Permanent(Box::new(SqliteError::NoFolder(folder.to_owned())))
 }
 
+/// Whether it is one row that is wrong, and not the database: the others need not suffer for it.
+pub(super) fn is_bad_row(error: &StoreError) -> bool {
+    let StoreError::Permanent(source) = error else { return false };
+    matches!(source.downcast_ref(), Some(SqliteError::Row(_)))
+}
+
+/// What was read of a row, or nothing, loudly, when the row cannot be understood.
+pub(super) fn unless_bad<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if is_bad_row(&error) => {
+            tracing::error!(%error, "a service is passed over");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 pub(super) fn from_migration(error: sqlx::migrate::MigrateError) -> StoreError {
     match error {
         sqlx::migrate::MigrateError::Execute(error) | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => {

@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Row, sqlite::SqliteRow};
 
 use super::{
     SqliteResultStore,
-    error::{bad_row, from_sqlx},
+    error::{bad_row, from_sqlx, unless_bad},
     rows::{self, RESULT_COLUMNS, SERVICE_COLUMNS, VIEW_COLUMNS},
 };
 
@@ -61,8 +61,8 @@ impl SqliteResultStore {
                 .await
                 .map_err(from_sqlx)?;
             for row in &read {
-                let view = rows::view(row)?;
-                after = view.service.id.as_i64();
+                after = row.try_get(0).map_err(from_sqlx)?;
+                let Some(view) = unless_bad(rows::view(row))? else { continue };
                 if found.len() < limit && filter.admits(&view.service, view.status) {
                     found.push(view);
                 }
@@ -104,7 +104,9 @@ impl SqliteResultStore {
             .fetch_all(&self.readers)
             .await
             .map_err(from_sqlx)?;
-        read.iter().map(rows::service).collect()
+        // One damaged row must not keep the others from being scheduled.
+        let services = read.iter().map(|row| unless_bad(rows::service(row)));
+        services.filter_map(Result::transpose).collect()
     }
 
     pub(super) async fn read_results(

@@ -19,7 +19,7 @@ use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
 use super::{
     SqliteResultStore,
-    error::from_sqlx,
+    error::{from_sqlx, unless_bad},
     rows::{self, RESULT_COLUMNS},
     store::append,
 };
@@ -82,17 +82,19 @@ impl SqliteResultStore {
         let mut locked = cache.take(batch.keys());
         lock(&mut tx, batch.keys(), &mut locked).await?;
         for (id, results) in batch {
-            let found = match locked.remove(&id) {
-                Some(row) => Some(Locked { state: rows::state(&row.snapshot)?, row }),
-                None => None,
+            let why = match locked.remove(&id) {
+                None => SetAside::NoService,
+                // One damaged row must not hold up the others.
+                Some(row) => match unless_bad(rows::state(&row.snapshot))? {
+                    None => SetAside::Refused,
+                    Some(state) if state.activity() == Activity::Deleted => SetAside::NoService,
+                    Some(state) => {
+                        self.fold(&mut tx, id, Locked { state, row }, results, now, &mut draft).await?;
+                        continue;
+                    }
+                },
             };
-            match found.filter(|locked| locked.state.activity() != Activity::Deleted) {
-                Some(locked) => self.fold(&mut tx, id, locked, results, now, &mut draft).await?,
-                None => {
-                    let ids = results.into_values().map(|result| (result.id, SetAside::NoService));
-                    draft.recorded.set_aside.extend(ids);
-                }
-            }
+            draft.recorded.set_aside.extend(results.into_values().map(|result| (result.id, why)));
         }
         self.write(&mut tx, &mut draft).await?;
         // Before the commit, while nobody else can have changed these rows since.
@@ -150,9 +152,10 @@ impl SqliteResultStore {
         let nameless = ServiceLabel { id, name: "".into(), group: None, tags: BTreeMap::new() };
         let mut folded = fold_results(&mut locked.state, &nameless, now, fresh);
         if !folded.entries.is_empty() {
-            let label = label(tx, id).await?;
-            for entry in &mut folded.entries {
-                entry.service = label.clone();
+            if let Some(label) = unless_bad(label(tx, id).await)? {
+                for entry in &mut folded.entries {
+                    entry.service = label.clone();
+                }
             }
         }
         if folded.entries.iter().any(|entry| matches!(entry.event, LogEvent::Transition(_))) {

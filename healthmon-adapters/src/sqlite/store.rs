@@ -1,4 +1,9 @@
-use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use healthmon_core::{
@@ -21,7 +26,7 @@ use sqlx::{
 
 use super::{
     cache::Cache,
-    error::{bad_row, from_migration, from_sqlx, no_folder},
+    error::{bad_row, from_migration, from_sqlx, no_folder, unless_bad},
     rows::{self, Regions},
 };
 
@@ -71,6 +76,8 @@ pub struct SqliteResultStore {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) regions: Regions,
     pub(super) cache: Cache,
+    /// When old rows were last let go.
+    expired: Mutex<Option<Timestamp>>,
     pub(super) options: SqliteOptions,
     log_id: LogId,
 }
@@ -93,6 +100,7 @@ impl SqliteResultStore {
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
             return Err(no_folder(folder));
         }
+        make_private(&options.path).map_err(|error| from_sqlx(sqlx::Error::Io(error)))?;
         let synchronous = match options.durability {
             Durability::PowerCut => SqliteSynchronous::Full,
             Durability::Crash => SqliteSynchronous::Normal,
@@ -125,7 +133,16 @@ impl SqliteResultStore {
         let log_id: String =
             sqlx::query_scalar("SELECT log_id FROM head").fetch_one(&mut *connection).await.map_err(from_sqlx)?;
         drop(connection);
-        Ok(Self { writer, readers, clock, regions, cache: Cache::default(), options, log_id: LogId(log_id.into()) })
+        Ok(Self {
+            writer,
+            readers,
+            clock,
+            regions,
+            cache: Cache::default(),
+            expired: Mutex::default(),
+            options,
+            log_id: LogId(log_id.into()),
+        })
     }
 
     /// Closes the database once what is under way is done.
@@ -233,7 +250,7 @@ impl SqliteResultStore {
         .await
         .map_err(from_sqlx)?;
         drop(reader);
-        if after == 0 {
+        if after == 0 && self.retention_is_due(now) {
             self.expire(now).await?;
         }
         let full = ids.len() == limit.get();
@@ -245,7 +262,8 @@ impl SqliteResultStore {
         for id in ids {
             let id = rows::service_id(id)?;
             self.cache.forget(id);
-            let Some(mut held) = held(&mut tx, id).await? else { continue };
+            swept.next = Some(id).filter(|_| full);
+            let Some(mut held) = unless_bad(held(&mut tx, id).await)?.flatten() else { continue };
             for control in sweep::due(&held.service, &held.state, held.maintenance_until, now) {
                 swept.missed += sweep::slots_missed(&control);
                 if control == Control::EndMaintenance {
@@ -254,34 +272,56 @@ impl SqliteResultStore {
                 swept.entries.extend(apply_control(&mut tx, &mut held, now, control).await?);
             }
             save_state(&mut tx, &held).await?;
-            swept.next = Some(id).filter(|_| full);
         }
         tx.commit().await.map_err(from_sqlx)?;
         Ok(swept)
     }
 
-    /// Lets go of what is past its retention, a piece at a time.
+    /// Whether it is time to let go of old rows again. Claims it if so.
+    fn retention_is_due(&self, now: Timestamp) -> bool {
+        /// Finding old rows asks every service, so it is not done all the time.
+        const PERIOD: Duration = Duration::from_mins(5);
+        let mut expired = self.expired.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = expired.is_none_or(|expired| now.since(expired) >= PERIOD || now < expired);
+        if due {
+            *expired = Some(now);
+        }
+        due
+    }
+
+    /// Lets go of all that is past its retention, a piece at a time: between two pieces whoever
+    /// waits for the writer has it.
     async fn expire(&self, now: Timestamp) -> Result<(), StoreError> {
-        /// How many rows go in one transaction at most, so that recording never waits long.
-        const PIECE: i64 = 5_000;
-        let oldest = now.before(self.options.retention).as_millis();
-        sqlx::query(
-            "DELETE FROM results WHERE (service_id, slot, region_id, kind) IN (\
+        let results = "DELETE FROM results WHERE (service_id, slot, region_id, kind) IN (\
              SELECT r.service_id, r.slot, r.region_id, r.kind FROM services s \
-             CROSS JOIN results r ON r.service_id = s.id AND r.slot < ?1 LIMIT ?2)",
-        )
-        .bind(oldest)
-        .bind(PIECE)
-        .execute(&self.writer)
-        .await
-        .map_err(from_sqlx)?;
-        sqlx::query("DELETE FROM log WHERE seq IN (SELECT seq FROM log ORDER BY seq LIMIT ?2) AND at < ?1")
-            .bind(now.before(self.options.log_retention).as_micros())
-            .bind(PIECE)
-            .execute(&self.writer)
-            .await
-            .map_err(from_sqlx)?;
-        Ok(())
+             CROSS JOIN results r ON r.service_id = s.id AND r.slot < ?1 LIMIT ?2)";
+        let log = "DELETE FROM log WHERE seq IN (SELECT seq FROM log ORDER BY seq LIMIT ?2) AND at < ?1";
+        self.delete_pieces(results, now.before(self.options.retention).as_millis()).await?;
+        self.delete_pieces(log, now.before(self.options.log_retention).as_micros()).await
+    }
+
+    async fn delete_pieces(&self, sql: &'static str, oldest: i64) -> Result<(), StoreError> {
+        /// How many rows go in one transaction, so that recording never waits long.
+        const PIECE: u64 = 5_000;
+        loop {
+            let deleted = sqlx::query(sql).bind(oldest).bind(rows::number(PIECE)).execute(&self.writer).await;
+            if deleted.map_err(from_sqlx)?.rows_affected() < PIECE {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Makes the file, if it is missing, readable by its owner alone: headers may hold secrets. SQLite
+/// gives the files beside it the same rights.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

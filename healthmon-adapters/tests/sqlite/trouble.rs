@@ -1,15 +1,16 @@
 //! What befalls database files: locks, damage, foreign files, newer builds. Each is told clearly, as
 //! an error that says what can be done, and what was recorded is there when the trouble is over.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use healthmon_adapters::sqlite::{SqliteOptions, SqliteResultStore};
 use healthmon_core::{
     conformance::ManualClock,
     engine::{Control, Input, State},
-    id::{Applied, Seq, ServiceId},
-    ports::{ResultQuery, ResultStore, StoreError},
-    probe::{FailReason, Kind, Observation, Outcome, ProbeId, ProbeResult},
+    id::{Applied, Epoch, Region, Revision, Seq, ServiceId},
+    ports::{Clock, ResultQuery, ResultStore, SetAside, StoreError},
+    probe::{FailReason, Kind, Observation, Outcome, Probe, ProbeId, ProbeResult},
+    runtime::clock::SystemClock,
     service::{Service, ServiceSettings},
     time::{Slot, Timestamp},
 };
@@ -204,4 +205,43 @@ async fn a_schema_of_a_newer_build_is_permanent_and_left_alone() {
     execute(&mut other, "DELETE FROM _sqlx_migrations WHERE version = 20990101").await;
     other.close().await.expect("closed");
     assert_holds(&open(&path).await, &service, &recorded).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_damaged_row_holds_up_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("one.db");
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let settings: ServiceSettings =
+        serde_json::from_value(serde_json::json!({"name": "a", "url": "http://127.0.0.1/", "interval": "1s"})).unwrap();
+    let id = |n| ServiceId::new(n).unwrap();
+    let store = SqliteResultStore::open(SqliteOptions::new(&path), Arc::clone(&clock)).await.unwrap();
+    for n in 1..=2 {
+        store.register(id(n), settings.clone()).await.unwrap();
+    }
+    store.close().await;
+    let raw = sqlx::SqlitePool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+    sqlx::query("UPDATE states SET snapshot = x'ff00' WHERE service_id = 1").execute(&raw).await.unwrap();
+    sqlx::query("UPDATE services SET settings = '{' WHERE id = 1").execute(&raw).await.unwrap();
+    raw.close().await;
+
+    let store = SqliteResultStore::open(SqliteOptions::new(&path), Arc::clone(&clock)).await.unwrap();
+    let result = |n| {
+        let service = Service::registered(id(n), settings.clone(), Revision(1), Epoch(1), clock.now());
+        let slot = Slot::at(clock.now());
+        let region = Region::default();
+        let kind = Kind::Scheduled;
+        let probe = Probe::new(Arc::new(service), region, slot, kind);
+        let pass = Outcome::Pass;
+        probe.result(clock.now(), Observation::new(pass, Duration::ZERO))
+    };
+    let recorded = store.record(vec![result(1), result(2)]).await.unwrap();
+    assert_eq!(recorded.inserted, 1);
+    let aside: Vec<_> = recorded.set_aside.iter().map(|(probe, why)| (probe.service, *why)).collect();
+    assert_eq!(aside, [(id(1), SetAside::Refused)]);
+    let limit = NonZeroUsize::new(10).unwrap();
+    let listed = store.services(&Default::default(), None, limit).await.unwrap();
+    assert_eq!(listed.iter().map(|view| view.service.id).collect::<Vec<_>>(), [id(2)]);
+    assert_eq!(store.changes(Default::default(), limit).await.unwrap().len(), 1);
+    store.sweep(None, limit).await.unwrap();
 }

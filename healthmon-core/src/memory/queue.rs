@@ -55,7 +55,7 @@ struct Inner {
     by_lease: BTreeSet<(Instant, u64)>,
     /// Every id that waits or is in flight.
     known: HashMap<ProbeId, u64>,
-    results: BTreeMap<u64, ProbeResult>,
+    results: BTreeMap<u64, (Instant, ProbeResult)>,
     drain: Option<Drain>,
 }
 
@@ -158,7 +158,7 @@ impl Inner {
 
     fn give_up(&mut self, probe: &Probe, reason: IndeterminateReason, now: Timestamp, detail: &str) {
         let number = self.number();
-        self.results.insert(number, probe.indeterminate(reason, now, detail));
+        self.results.insert(number, (Instant::now(), probe.indeterminate(reason, now, detail)));
     }
 
     fn hand_out(&mut self, max: usize, margin: Duration) -> Vec<Delivery> {
@@ -247,7 +247,7 @@ impl ProbeQueue for MemoryProbeQueue {
             for Completion { receipt, result } in completions {
                 inner.settle(receipt, &result.id);
                 let number = inner.number();
-                inner.results.insert(number, result);
+                inner.results.insert(number, (Instant::now(), result));
             }
         }
         self.results_came.notify_waiters();
@@ -269,7 +269,7 @@ impl ProbeQueue for MemoryProbeQueue {
                 .results
                 .range(from..)
                 .take(max.get())
-                .map(|(number, result)| ResultDelivery {
+                .map(|(number, (_, result))| ResultDelivery {
                     result: result.clone(),
                     receipt: Receipt { stream: 0, id: (0, *number) },
                 })
@@ -308,6 +308,7 @@ impl ProbeQueue for MemoryProbeQueue {
             waiting: inner.waiting.len(),
             in_flight: inner.in_flight.len(),
             results: inner.results.len(),
+            oldest_result: inner.results.values().next().map_or(Duration::ZERO, |(came, _)| came.elapsed()),
             oldest: oldest.map_or(Duration::ZERO, |slot| self.clock.now().since(slot)),
         })
     }

@@ -75,6 +75,8 @@ pub struct QueueDepth {
     pub results: usize,
     /// How long the oldest waiting probe has waited beyond its slot.
     pub oldest: Duration,
+    /// How long the oldest result that is not acknowledged has been there.
+    pub oldest_result: Duration,
 }
 
 /// Why the queue could not do it.

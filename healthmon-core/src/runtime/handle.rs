@@ -91,7 +91,8 @@ impl Handle {
         self.check(&settings)?;
         let id = self.shared.ids.next().await;
         let service = self.shared.store.register(id, settings).await?;
-        tracing::info!(service = %service.settings.name, %id, url = %service.settings.url, "service registered");
+        // Not the target: its query may hold a token.
+        tracing::info!(service = %service.settings.name, %id, "service registered");
         self.shared.broadcaster.publish(Hint::Services(service.revision));
         Ok(service)
     }

@@ -29,7 +29,7 @@ impl Role {
     pub const ALL: [Self; 3] = [Self::Scheduler, Self::Worker, Self::Recorder];
 }
 
-/// Numbers to turn. The defaults serve from one service to a hundred thousand.
+/// Numbers to turn; what is out of all proportion is cut (a million probes at once, an hour). The defaults serve from one service to a hundred thousand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
     /// Probes under way at once.
@@ -45,6 +45,25 @@ pub struct Tuning {
     pub sweep_period: Duration,
     /// How long each stage of a shutdown may take: probes under way, then results on their way.
     pub drain: Duration,
+}
+
+impl Tuning {
+    /// More probes at once than any machine has sockets for.
+    const MOST_AT_ONCE: usize = 1_000_000;
+    /// The longest linger, sweep period or drain.
+    const LONGEST: Duration = Duration::from_hours(1);
+
+    /// These numbers, each within what the loops can work with.
+    fn bounded(self) -> Self {
+        let at_once = NonZeroUsize::new(Self::MOST_AT_ONCE).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            concurrency: self.concurrency.min(at_once),
+            record_linger: self.record_linger.min(Self::LONGEST),
+            sweep_period: self.sweep_period.min(Self::LONGEST),
+            drain: self.drain.min(Self::LONGEST),
+            ..self
+        }
+    }
 }
 
 impl Default for Tuning {
@@ -182,7 +201,7 @@ impl MonitorBuilder {
         let broadcaster = self.broadcaster.unwrap_or_else(|| Arc::new(MemoryBroadcaster::default()));
         let ids = ServiceIds::new(Arc::clone(&clock), self.node);
         let shared = Shared { store, queue, broadcaster, clock, probers, regions: self.regions, ids };
-        Ok(Monitor { scheduler, handle: Handle { shared: Arc::new(shared) }, tuning: self.tuning })
+        Ok(Monitor { scheduler, handle: Handle { shared: Arc::new(shared) }, tuning: self.tuning.bounded() })
     }
 }
 

@@ -87,9 +87,22 @@ impl Tick {
     /// Offers the probes until the queue takes them, it says that they are not wanted, or they are
     /// too old to be begun.
     async fn enqueue(&self, mut probes: Vec<Probe>, stop: &CancellationToken) {
+        let mut piece = probes.len();
         loop {
-            let pause = match self.queue.enqueue(probes.clone()).await {
-                Ok(_) => return,
+            piece = piece.clamp(1, probes.len());
+            let pause = match self.queue.enqueue(probes[..piece].to_vec()).await {
+                Ok(_) => {
+                    probes.drain(..piece);
+                    if probes.is_empty() {
+                        return;
+                    }
+                    continue;
+                }
+                // Perhaps there is room for some of them.
+                Err(QueueError::Full { .. }) if piece > 1 => {
+                    piece /= 2;
+                    continue;
+                }
                 Err(QueueError::Fenced) => {
                     tracing::warn!(probes = probes.len(), "the queue refuses a stale claim");
                     return;

@@ -111,7 +111,10 @@ pub(super) async fn upgrade(
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let upgrade =
         upgrade.ok_or_else(|| Problem::new(StatusCode::UPGRADE_REQUIRED, "this connection cannot be upgraded"))?;
+    let full = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "there are as many WebSocket clients as there may be");
+    let place = Arc::clone(&api.places).try_acquire_owned().map_err(full)?;
     api.tasks.clone().spawn(async move {
+        let _place = place;
         match upgrade.await {
             Ok(upgraded) => serve(api, wanted, upgraded).await,
             Err(error) => tracing::debug!(%error, "a client did not complete the upgrade"),
@@ -245,6 +248,9 @@ where
             more.borrow_and_update();
             let events = hub.after(self.cursor).await?;
             if !events.is_empty() {
+                if self.api.closing.is_cancelled() {
+                    return Err(Ended::Closing);
+                }
                 self.send(events).await?;
                 continue;
             }

@@ -10,8 +10,8 @@ use super::Api;
 
 /// How long the store may take to answer before it counts as away.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Unrecorded results beyond which the recorder does not keep up.
-const BACKLOG: usize = 20_000;
+/// A result that has waited so long to be recorded shows that recording does not go on.
+const RECORDED_WITHIN: Duration = Duration::from_secs(15);
 
 /// The process answers.
 pub(super) async fn live() -> impl IntoResponse {
@@ -26,8 +26,11 @@ pub(super) async fn ready(State(api): State<Api>) -> impl IntoResponse {
         Err(_) => "the store does not answer".to_owned(),
     };
     let recorder = match api.handle.queue().depth().await {
-        Ok(depth) if depth.results <= BACKLOG => "ok".to_owned(),
-        Ok(depth) => format!("{} results wait to be recorded", depth.results),
+        Ok(depth) if depth.oldest_result <= RECORDED_WITHIN => "ok".to_owned(),
+        Ok(depth) => {
+            let waited = depth.oldest_result.as_secs();
+            format!("{} results wait to be recorded, the oldest for {waited} s", depth.results)
+        }
         Err(error) => error.to_string(),
     };
     let ready = store == "ok" && recorder == "ok";

@@ -10,8 +10,9 @@ use axum::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use healthmon_core::{
     id::{Revision, ServiceId},
-    ports::{Change, LastResult, ServiceFilter, ServiceView},
-    service::{Service, ServiceSettings},
+    ports::{Change, LastResult, ServiceFilter, ServiceView, StoreError},
+    runtime::HandleError,
+    service::{Service, ServiceSettings, Timeout},
     status::{Overlay, Status},
     time::Timestamp,
 };
@@ -79,7 +80,7 @@ impl Serialize for Shown {
         };
         let mut map = object(serde_json::to_value(&self.service))?;
         map.extend(object(serde_json::to_value(&self.standing))?);
-        if let Some(headers) = headers(&mut map) {
+        if let Some(headers) = headers_of(&mut map) {
             headers.values_mut().for_each(|value| *value = HIDDEN.into());
         }
         map.serialize(serializer)
@@ -87,7 +88,7 @@ impl Serialize for Shown {
 }
 
 /// The headers in a service's JSON.
-fn headers(map: &mut Map<String, Value>) -> Option<&mut Map<String, Value>> {
+fn headers_of(map: &mut Map<String, Value>) -> Option<&mut Map<String, Value>> {
     map.get_mut("http")?.get_mut("headers")?.as_object_mut()
 }
 
@@ -149,7 +150,7 @@ fn checked(settings: ServiceSettings) -> Result<ServiceSettings, Problem> {
 }
 
 pub(super) async fn register(State(api): State<Api>, Body(body): Body) -> Result<Response, Problem> {
-    let settings = checked(ServiceSettings::from_json(body)?)?;
+    let settings = checked(readable(body)?)?;
     let service = api.handle.register(settings).await?;
     let location = format!("/api/v1/services/{}", service.id);
     let mut response = shown(&api, service.id).await?.into_response();
@@ -268,33 +269,68 @@ fn merge(into: &mut Map<String, Value>, patch: Map<String, Value>) {
     }
 }
 
+/// How often a patch without a precondition is merged anew when somebody else was quicker.
+const MERGES: usize = 8;
+
 pub(super) async fn patch(
     State(api): State<Api>,
     Path(text): Path<String>,
     headers: HeaderMap,
-    Body(mut patch): Body,
+    Body(patch): Body,
 ) -> Result<Response, Problem> {
     let id = id(&text)?;
     let asked = expected(&headers)?;
-    // A client that sends back what it was shown leaves hidden values as they are.
-    if let Some(sent) = self::headers(&mut patch) {
-        sent.retain(|_, value| value != HIDDEN);
+    let mut tries = MERGES;
+    loop {
+        let before = shown(&api, id).await?.service;
+        if asked.is_some_and(|asked| asked != before.revision) {
+            return Err(StoreError::Conflict(before.revision).into());
+        }
+        let settings = checked(merged(&before.settings, patch.clone())?)?;
+        tries -= 1;
+        // The merge was made on this revision: on another it would undo somebody's change.
+        match api.handle.change(id, Some(before.revision), Change::Settings(Box::new(settings))).await {
+            Ok(_) => return Ok(shown(&api, id).await?.into_response()),
+            Err(HandleError::Store(StoreError::Conflict(_))) if asked.is_none() && tries > 0 => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    let before = shown(&api, id).await?.service;
-    if asked.is_some_and(|asked| asked != before.revision) {
-        return Err(healthmon_core::ports::StoreError::Conflict(before.revision).into());
-    }
-    let mut json = before.settings.to_json();
-    // A timeout that was never set follows the interval, so it is not patched in beside it.
-    let follows = before.settings.timeout == healthmon_core::service::Timeout::default_for(before.settings.interval);
-    if follows && patch.contains_key("interval") {
+}
+
+/// The settings after a patch of them.
+fn merged(before: &ServiceSettings, mut patch: Map<String, Value>) -> Result<ServiceSettings, Problem> {
+    let mut json = before.to_json();
+    // What was never set follows what it is derived from, so it is not merged in beside it.
+    if before.timeout == Timeout::default_for(before.interval) && patch.contains_key("interval") {
         json.shift_remove("timeout");
     }
+    let derived = before.policy.down.window() == before.policy.down.threshold();
+    if let Some(Value::Object(policy)) = json.get_mut("policy").filter(|_| derived) {
+        policy.shift_remove("window");
+    }
+    // A client that sends back what it was shown leaves hidden values as they are.
+    let stored: Vec<String> = headers_of(&mut json).map(|sent| sent.keys().cloned().collect()).unwrap_or_default();
+    if let Some(sent) = headers_of(&mut patch) {
+        sent.retain(|name, value| value != HIDDEN || !stored.contains(name));
+    }
+    let resent = headers_of(&mut patch).is_some();
     merge(&mut json, patch);
-    let settings = checked(ServiceSettings::from_json(json)?)?;
-    // The merge was made on this revision: on another it would undo somebody's change.
-    api.handle.change(id, Some(before.revision), Change::Settings(Box::new(settings))).await?;
-    Ok(shown(&api, id).await?.into_response())
+    let after = readable(json)?;
+    let moved = before.url.url().origin() != after.url.url().origin();
+    if moved && !stored.is_empty() && !resent {
+        let problem = "must be given again (or null) when the target moves: they may hold secrets of the old one";
+        return Err(Problem::field("http.headers", problem));
+    }
+    Ok(after)
+}
+
+/// Reads settings; a value that only stands for a hidden one is refused.
+fn readable(mut json: Map<String, Value>) -> Result<ServiceSettings, Problem> {
+    if let Some((name, _)) = headers_of(&mut json).and_then(|sent| sent.iter().find(|(_, value)| *value == HIDDEN)) {
+        let problem = format!("must be the value itself; {HIDDEN} only stands for one that is there");
+        return Err(Problem::field(&format!("http.headers.{name}"), problem));
+    }
+    Ok(ServiceSettings::from_json(json)?)
 }
 
 pub(super) async fn delete(

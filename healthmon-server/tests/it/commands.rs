@@ -52,7 +52,7 @@ fn wrong_usage_is_answered_in_a_sentence_that_names_what_is_wrong() {
     let folder = folder();
     let database = folder.path().join("db");
     let database = database.to_str().unwrap();
-    let cases: [(&[&str], i32, &str); 8] = [
+    let cases: [(&[&str], i32, &str); 9] = [
         (&["serve", "--listen", "0.0.0.0:8080", "--database", database], 1, "--listen 0.0.0.0:8080 is beyond loopback"),
         (
             &["serve", "--listen", "127.0.0.1:0", "--database", "/nowhere/at/all/db"],
@@ -62,6 +62,11 @@ fn wrong_usage_is_answered_in_a_sentence_that_names_what_is_wrong() {
         (&["serve", "--log", "healthmon==", "--database", database], 2, "--log healthmon=="),
         (&["serve", "--retention", "long"], 2, "must be a duration"),
         (&["watch"], 2, "<URL>..."),
+        (
+            &["watch", "ftp://127.0.0.1/", "--listen", "127.0.0.1:0", "--database", database],
+            2,
+            "one of the schemes http, https",
+        ),
         (&["watch", "example.org"], 2, "\"example.org\": must be an absolute URL"),
         (&["check", "http://127.0.0.1/", "--timeout", "1h"], 2, "--timeout: must be from 1ms to 5m"),
         (&["check", "ftp://127.0.0.1/"], 2, "url: must have one of the schemes http, https"),
