@@ -151,11 +151,11 @@ impl SqliteResultStore {
         // Most results lead to no entry, so names are read only for those that do.
         let nameless = ServiceLabel { id, name: "".into(), group: None, tags: BTreeMap::new() };
         let mut folded = fold_results(&mut locked.state, &nameless, now, fresh);
-        if !folded.entries.is_empty() {
-            if let Some(label) = unless_bad(label(tx, id).await)? {
-                for entry in &mut folded.entries {
-                    entry.service = label.clone();
-                }
+        if !folded.entries.is_empty()
+            && let Some(label) = unless_bad(label(tx, id).await)?
+        {
+            for entry in &mut folded.entries {
+                entry.service = label.clone();
             }
         }
         if folded.entries.iter().any(|entry| matches!(entry.event, LogEvent::Transition(_))) {
