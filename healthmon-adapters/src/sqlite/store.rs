@@ -281,8 +281,9 @@ impl SqliteResultStore {
     fn retention_is_due(&self, now: Timestamp) -> bool {
         /// Finding old rows asks every service, so it is not done all the time.
         const PERIOD: Duration = Duration::from_mins(5);
+        let period = PERIOD.min(self.options.retention / 1_000);
         let mut expired = self.expired.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = expired.is_none_or(|expired| now.since(expired) >= PERIOD || now < expired);
+        let due = expired.is_none_or(|expired| now.since(expired) >= period || now < expired);
         if due {
             *expired = Some(now);
         }
