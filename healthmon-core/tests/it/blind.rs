@@ -2,35 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use healthmon_core::{
-    ports::{Prober, ResultStore},
-    probe::{Observation, Outcome, Probe},
+    ports::ResultStore,
     runtime::Role,
-    service::{FieldErrors, ServiceSettings},
     status::{Edge, LogEvent, Overlay, Status},
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{ALL, World};
-
-struct Up;
-
-#[async_trait]
-impl Prober for Up {
-    fn schemes(&self) -> &[&'static str] {
-        &["test"]
-    }
-
-    fn check(&self, _: &ServiceSettings) -> Result<(), FieldErrors> {
-        Ok(())
-    }
-
-    async fn probe(&self, _: &Probe) -> Observation {
-        Observation::new(Outcome::Pass, Duration::from_millis(1))
-    }
-}
+use crate::support::{ALL, Up, World};
 
 /// `stopped` roles run in a process of their own, which stops and comes back; the others go on.
 async fn what_stops_shows_as_blind(others: &'static [Role], stopped: &'static [Role]) {

@@ -18,7 +18,7 @@ use healthmon_core::{
 };
 use serde_json::json;
 
-use crate::support::{ALL, World};
+use crate::support::{ALL, Up, World};
 
 /// Takes three seconds; counts those that began and those that came to their end.
 #[derive(Default)]
@@ -65,23 +65,6 @@ async fn at_shutdown_probes_under_way_end_and_are_recorded() {
 
 #[tokio::test(start_paused = true)]
 async fn a_day_of_a_hundred_services_passes_in_moments_and_every_slot_is_recorded() {
-    struct Up;
-
-    #[async_trait]
-    impl Prober for Up {
-        fn schemes(&self) -> &[&'static str] {
-            &["test"]
-        }
-
-        fn check(&self, _: &ServiceSettings) -> Result<(), FieldErrors> {
-            Ok(())
-        }
-
-        async fn probe(&self, _: &Probe) -> Observation {
-            Observation::new(Outcome::Pass, Duration::ZERO)
-        }
-    }
-
     let world = World::new();
     let monitor = world.monitor(Arc::new(Up)).build().unwrap();
     let handle = monitor.handle();

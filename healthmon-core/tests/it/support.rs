@@ -85,3 +85,21 @@ impl Prober for Scripted {
         }
     }
 }
+
+/// Targets that always pass.
+pub(crate) struct Up;
+
+#[async_trait]
+impl Prober for Up {
+    fn schemes(&self) -> &[&'static str] {
+        &["test"]
+    }
+
+    fn check(&self, _: &ServiceSettings) -> Result<(), FieldErrors> {
+        Ok(())
+    }
+
+    async fn probe(&self, _: &Probe) -> Observation {
+        Observation::new(Outcome::Pass, Duration::from_millis(1))
+    }
+}
