@@ -4,5 +4,11 @@
 pub mod http;
 #[cfg(feature = "net")]
 pub mod net;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "servers")]
+pub mod servers;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

@@ -112,6 +112,10 @@ counter! {
     Epoch(u32)
 }
 counter! {
+    /// The fencing number of a lease on a shard: grows with each claim.
+    ClaimEpoch(u64)
+}
+counter! {
     /// The number of a change to any service: gapless from 1, the feed that schedulers follow.
     Revision(u64)
 }

@@ -30,5 +30,6 @@ pub mod record;
 pub mod runtime;
 pub mod schedule;
 pub mod service;
+pub mod shard;
 pub mod status;
 pub mod time;

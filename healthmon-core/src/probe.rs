@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{Epoch, Region, ServiceId},
     service::Service,
+    shard::Claim,
     time::{Slot, Timestamp},
 };
 
@@ -79,6 +80,9 @@ pub struct Probe {
     pub service: Arc<Service>,
     /// Not begun by then, it becomes `Indeterminate(expired)`.
     pub start_by: Timestamp,
+    /// The claim under which a scheduler emitted it; none when claims are not shared, or when
+    /// nobody scheduled it (a person asked).
+    pub claim: Option<Claim>,
 }
 
 impl Probe {
@@ -88,7 +92,15 @@ impl Probe {
     /// The probe of `service` in `region` at `slot`; its start-by is slot + min(interval, 60 s).
     pub fn new(service: Arc<Service>, region: Region, slot: Slot, kind: Kind) -> Self {
         let patience = service.settings.interval.get().min(Self::START_BY_LIMIT);
-        Self { id: ProbeId { service: service.id, slot, region, kind }, start_by: slot.time().after(patience), service }
+        let id = ProbeId { service: service.id, slot, region, kind };
+        Self { id, start_by: slot.time().after(patience), service, claim: None }
+    }
+
+    /// The same, emitted under `claim`.
+    #[must_use]
+    pub const fn under(mut self, claim: Claim) -> Self {
+        self.claim = Some(claim);
+        self
     }
 
     /// The result for this probe when nothing of the target was seen.

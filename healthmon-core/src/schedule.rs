@@ -18,11 +18,15 @@ use crate::{
 /// A finaliser of SplitMix64 over the id (Steele, Lea and Flood, 2014), so that ids that follow
 /// each other closely, as snowflakes do, still spread evenly.
 pub const fn offset(id: ServiceId, interval: Interval) -> i64 {
-    let mut z = id.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    (mix(id.get()) % interval.as_millis().cast_unsigned()).cast_signed()
+}
+
+/// SplitMix64's step: every bit of the outcome hangs on every bit of `x`.
+pub(crate) const fn mix(x: u64) -> u64 {
+    let mut z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
-    (z % interval.as_millis().cast_unsigned()).cast_signed()
+    z ^ (z >> 31)
 }
 
 /// The newest slot of a service at or before `time`.

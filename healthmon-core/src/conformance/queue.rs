@@ -154,6 +154,7 @@ macro_rules! queue_conformance {
             a_probe_not_begun_by_its_start_by_comes_back_as_expired
             a_probe_whose_worker_vanished_and_whose_start_by_passed_comes_back_as_a_result
             a_probe_handed_out_too_often_comes_back_as_poison
+            probes_of_a_stale_claim_are_dropped_and_counted
             a_full_queue_refuses_the_whole_batch
             results_count_towards_the_capacity
             results_are_taken_when_the_queue_is_full

@@ -9,11 +9,13 @@ use async_trait::async_trait;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    id::ClaimEpoch,
     ports::{
         Clock, Completion, ConsumerId, Delivery, Enqueued, MAX_DELIVERIES, ProbeQueue, QueueDepth, QueueError, Receipt,
         ResultDelivery,
     },
     probe::{IndeterminateReason, Probe, ProbeId, ProbeResult},
+    shard::{Claim, Shard},
     time::Timestamp,
 };
 
@@ -57,6 +59,8 @@ struct Inner {
     known: HashMap<ProbeId, u64>,
     results: BTreeMap<u64, (Instant, ProbeResult)>,
     drain: Option<Drain>,
+    /// The newest epoch seen of each shard's claims.
+    epochs: HashMap<Shard, ClaimEpoch>,
 }
 
 struct Waiting {
@@ -144,6 +148,13 @@ impl MemoryProbeQueue {
 }
 
 impl Inner {
+    /// Whether a newer claim on the same shard has been seen.
+    fn is_stale(&mut self, claim: Claim) -> bool {
+        let newest = self.epochs.entry(claim.shard).or_default();
+        *newest = claim.epoch.max(*newest);
+        claim.epoch < *newest
+    }
+
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -214,7 +225,9 @@ impl ProbeQueue for MemoryProbeQueue {
         }
         let mut enqueued = Enqueued::default();
         for probe in probes {
-            if inner.known.contains_key(&probe.id) {
+            if probe.claim.is_some_and(|claim| inner.is_stale(claim)) {
+                enqueued.fenced += 1;
+            } else if inner.known.contains_key(&probe.id) {
                 enqueued.repeated += 1;
             } else {
                 inner.wait(probe, 0);

@@ -62,6 +62,8 @@ pub struct Enqueued {
     pub accepted: usize,
     /// How many were there already, or had been.
     pub repeated: usize,
+    /// How many were dropped because their claim is stale: another scheduler has taken over.
+    pub fenced: usize,
 }
 
 /// How full the queue is.
@@ -89,9 +91,6 @@ pub enum QueueError {
         /// How long to wait.
         retry_after: Duration,
     },
-    /// The scheduler's claim is stale: another has taken over. Drop the probes.
-    #[error("the claim under which these probes were scheduled is stale")]
-    Fenced,
     /// It is away for now; the same call may be repeated after this long.
     #[error("the queue is away: {source}")]
     Transient {
@@ -112,6 +111,8 @@ pub enum QueueError {
 /// - At least once: a probe is handed out again until it is completed or its start-by has passed;
 ///   one taken by a worker that vanished comes back after the lease (timeout plus a margin).
 /// - Enqueuing the same id again is harmless.
+/// - A probe whose claim is of an older epoch than the queue has seen for that shard is dropped and
+///   counted; others of the same call are taken. A probe without a claim is never dropped.
 /// - Probes come in no promised order. `pull` takes only what fits.
 /// - Dropping any call loses nothing but time.
 /// - `complete` stores the results, as durably as the queue declares, before the probes are

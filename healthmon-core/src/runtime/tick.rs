@@ -91,7 +91,10 @@ impl Tick {
         loop {
             piece = piece.clamp(1, probes.len());
             let pause = match self.queue.enqueue(probes[..piece].to_vec()).await {
-                Ok(_) => {
+                Ok(enqueued) => {
+                    if enqueued.fenced > 0 {
+                        tracing::warn!(probes = enqueued.fenced, "the queue dropped probes of a stale claim");
+                    }
                     probes.drain(..piece);
                     if probes.is_empty() {
                         return;
@@ -102,10 +105,6 @@ impl Tick {
                 Err(QueueError::Full { .. }) if piece > 1 => {
                     piece /= 2;
                     continue;
-                }
-                Err(QueueError::Fenced) => {
-                    tracing::warn!(probes = probes.len(), "the queue refuses a stale claim");
-                    return;
                 }
                 Err(QueueError::Full { retry_after }) => retry_after,
                 Err(error @ QueueError::Transient { retry_after, .. }) => {

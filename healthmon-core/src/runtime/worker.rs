@@ -112,7 +112,7 @@ fn retry_after(error: &QueueError) -> Duration {
         QueueError::Full { retry_after } | QueueError::Transient { retry_after, .. } => {
             (*retry_after).max(Duration::from_millis(1))
         }
-        QueueError::Fenced | QueueError::Permanent(_) => Duration::from_secs(1),
+        QueueError::Permanent(_) => Duration::from_secs(1),
     }
 }
 

@@ -3,8 +3,10 @@ use std::time::Duration;
 use super::{PATIENCE, QueueFixture, QueueSetup, ack, by_probe, consumer, ids, passed, pull, pull_results};
 use crate::{
     conformance::samples::{ALL, many, probes},
-    ports::{MAX_DELIVERIES, QueueError},
+    id::ClaimEpoch,
+    ports::{Enqueued, MAX_DELIVERIES, QueueError},
     probe::{IndeterminateReason, Outcome, Probe},
+    shard::{Claim, Shard},
 };
 
 /// A probe that nobody began by its start-by comes back as a result, `expired`, and is not handed out.
@@ -88,6 +90,24 @@ async fn fill(fixture: &QueueFixture, setup: QueueSetup) -> u64 {
         }
     }
     panic!("a queue for {} took {}", setup.capacity, 2 * setup.capacity);
+}
+
+/// Probes of a claim older than the queue has seen for their shard are dropped, and no others.
+pub async fn probes_of_a_stale_claim_are_dropped_and_counted(make: impl AsyncFn(QueueSetup) -> QueueFixture) {
+    let fixture = make(QueueSetup::default()).await;
+    let claim = |shard, epoch| Claim { shard: Shard(shard), epoch: ClaimEpoch(epoch) };
+    let all = probes(1, 7, fixture.time.now());
+    let under = |at: usize, claim| all[at].clone().under(claim);
+    let first = fixture.queue.enqueue(vec![under(0, claim(3, 7)), under(1, claim(4, 2))]).await.expect("enqueued");
+    assert_eq!(first, Enqueued { accepted: 2, ..Enqueued::default() });
+    let newer = fixture.other.enqueue(vec![under(2, claim(3, 8))]).await.expect("enqueued");
+    assert_eq!(newer, Enqueued { accepted: 1, ..Enqueued::default() }, "whoever has claimed the shard since goes on");
+    let mixed = vec![under(3, claim(3, 7)), under(4, claim(4, 2)), under(5, claim(3, 8)), all[6].clone()];
+    let mixed = fixture.queue.enqueue(mixed).await.expect("enqueued");
+    assert_eq!(mixed, Enqueued { accepted: 3, fenced: 1, ..Enqueued::default() });
+    let taken = ids(&fixture.take(6, ALL).await);
+    assert!(!taken.contains(&all[3].id), "the stale one is not handed out");
+    assert_eq!(pull(&*fixture.queue, ALL).await, []);
 }
 
 /// A full queue refuses, and takes nothing of a batch that does not fit whole.

@@ -16,7 +16,7 @@ pub async fn every_probe_is_handed_out_as_it_was_put_in(make: impl AsyncFn(Queue
     probes[3].id.region = region("far-away");
     probes[4].start_by = probes[4].start_by.before(Duration::from_micros(1));
     let enqueued = fixture.queue.enqueue(probes.clone()).await.expect("enqueued");
-    assert_eq!(enqueued, Enqueued { accepted: 60, repeated: 0 });
+    assert_eq!(enqueued, Enqueued { accepted: 60, repeated: 0, fenced: 0 });
     let mut taken = fixture.take(60, many(7)).await;
     taken.sort_by(|a, b| a.probe.id.cmp(&b.probe.id));
     assert!(taken.iter().all(|delivery| delivery.delivery == 1), "the first hand-out of each");
@@ -32,10 +32,10 @@ pub async fn enqueuing_the_same_id_again_is_harmless(make: impl AsyncFn(QueueSet
     let probes = fixture.filled(5).await;
     let twice = [probes.clone(), probes.clone()].concat();
     let again = fixture.other.enqueue(twice).await.expect("enqueued");
-    assert_eq!(again, Enqueued { accepted: 0, repeated: 10 });
+    assert_eq!(again, Enqueued { accepted: 0, repeated: 10, fenced: 0 });
     let fresh = super::probes(50, 1, fixture.time.now());
     let once = fixture.queue.enqueue([fresh.clone(), fresh].concat()).await.expect("enqueued");
-    assert_eq!(once, Enqueued { accepted: 1, repeated: 1 });
+    assert_eq!(once, Enqueued { accepted: 1, repeated: 1, fenced: 0 });
     fixture.take(6, ALL).await;
     assert_eq!(pull(&*fixture.queue, ALL).await, []);
 }

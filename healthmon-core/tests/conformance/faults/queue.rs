@@ -22,6 +22,7 @@ enum Fault {
     AcksResultsAtHandOut,
     NewestResultFirst,
     ForgetsTheCode,
+    TakesStaleClaims,
 }
 
 /// The queue in memory, with one fault.
@@ -71,6 +72,9 @@ impl Faulty {
 #[async_trait]
 impl ProbeQueue for Faulty {
     async fn enqueue(&self, probes: Vec<Probe>) -> Result<Enqueued, QueueError> {
+        if self.is(Fault::TakesStaleClaims) {
+            return self.inner.enqueue(probes.into_iter().map(|probe| Probe { claim: None, ..probe }).collect()).await;
+        }
         if !self.is(Fault::TakesWhatFits) {
             return self.inner.enqueue(probes).await;
         }
@@ -182,6 +186,8 @@ super::faults! { queue {
         after_release_another_has_the_unacknowledged_ones_first, faulty!(AcksResultsAtHandOut), memory_queue;
     a_queue_that_gives_the_newest_result_first: "queue that gives the newest result first" =>
         results_come_in_the_order_they_were_completed, faulty!(NewestResultFirst), memory_queue;
+    a_queue_without_a_fence: "queue that takes probes of a stale claim" =>
+        probes_of_a_stale_claim_are_dropped_and_counted, faulty!(TakesStaleClaims), memory_queue;
     a_queue_that_loses_a_field: "queue that loses a field of a result" =>
         results_come_back_as_they_were_seen, faulty!(ForgetsTheCode), memory_queue;
 } }

@@ -1,0 +1,78 @@
+//! Private PostgreSQL and Redis servers, for tests and load runs of adapters and of programs that
+//! embed healthmon.
+//!
+//! Each has a folder and a port of its own on loopback, and goes, folder and all, when its handle
+//! is dropped or this process ends, however it ends: a watchdog process reads from a pipe that
+//! ends with it. They are real servers and can be stopped, killed and started again.
+
+mod postgres;
+mod redis;
+
+pub use postgres::{PrivatePostgres, StopMode};
+pub use redis::PrivateRedis;
+
+use std::{
+    io,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+/// A port of loopback that nobody listens on now.
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// A temporary folder and the watchdog that clears it up.
+#[derive(Debug)]
+struct Den {
+    folder: PathBuf,
+    watchdog: Child,
+}
+
+impl Den {
+    /// A folder of its own. Whatever process has its number in a file `*.pid` there is killed in the end.
+    fn new(name: &str) -> io::Result<Self> {
+        let folder = tempfile::Builder::new().prefix(&format!("healthmon-{name}-")).tempdir()?.keep();
+        let script = r#"read _; for file in "$0"/*.pid; do [ -f "$file" ] && kill -KILL "$(head -n 1 "$file")"; done; \
+            for _ in 1 2 3 4 5; do rm -rf "$0" && break; sleep 0.2; done"#;
+        let watchdog = Command::new("sh")
+            .args(["-c", script])
+            .arg(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Self { folder, watchdog })
+    }
+
+    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+impl Drop for Den {
+    fn drop(&mut self) {
+        // The end of its input is its sign; it has nothing to report.
+        drop(self.watchdog.stdin.take());
+        if let Err(error) = self.watchdog.wait() {
+            tracing::warn!(%error, folder = %self.folder.display(), "a private server may be left over");
+        }
+    }
+}
+
+/// Runs a command to its end.
+fn run(command: &mut Command) -> io::Result<()> {
+    let output = command.output().map_err(|error| missing(command, &error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("{}: {}", command.get_program().display(), said.trim())))
+}
+
+/// Says which program is missing, and how it is had.
+fn missing(command: &Command, error: &io::Error) -> io::Error {
+    let program = command.get_program().display();
+    io::Error::new(error.kind(), format!("cannot run {program}: {error}; install Debian's postgresql and redis-server"))
+}
