@@ -3,8 +3,10 @@
 //! A service's slots are `k · interval + offset`, the offset being a stable hash of its id within
 //! the interval: services spread evenly, and every node computes the same slots without talking.
 
+mod emitter;
 mod rings;
 
+pub use emitter::Emitter;
 pub use rings::Rings;
 
 use crate::{
