@@ -1,5 +1,8 @@
 //! The adapters over PostgreSQL, on a real server.
 
+mod connect;
+mod support;
+
 use healthmon_adapters::servers::{PrivatePostgres, StopMode};
 
 #[test]

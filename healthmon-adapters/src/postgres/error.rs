@@ -1,0 +1,115 @@
+//! From SQLSTATE to what the caller can do about it, in one place.
+
+use std::time::Duration;
+
+use healthmon_core::ports::StoreError;
+
+/// What was wrong, in words that say what to do. Never holds a URL: it has the password.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PostgresError {
+    #[error("the PostgreSQL URL cannot be used: {0}")]
+    Url(String),
+    #[error("PostgreSQL cannot be reached, or is restarting: {0}")]
+    Away(#[source] sqlx::Error),
+    #[error("PostgreSQL here is read-only, a standby; the primary is looked for")]
+    ReadOnly,
+    #[error("PostgreSQL did not answer within {0:?}")]
+    Slow(Duration),
+    #[error("another transaction is in the way: {0}")]
+    Locked(#[source] sqlx::Error),
+    #[error("PostgreSQL is out of disk, memory or connections; when it has some, work goes on: {0}")]
+    Exhausted(#[source] sqlx::Error),
+    #[error("a row in the database cannot be understood: {0}")]
+    Row(String),
+    #[error("the database schema is not this build's: {0}")]
+    Schema(String),
+    #[error("this deployment is cut into {stored} shards, and not into {asked}; that is settled when it begins")]
+    Shards { stored: u16, asked: u16 },
+    #[error("{0}")]
+    Other(#[source] sqlx::Error),
+}
+
+fn transient(millis: u64, source: PostgresError) -> StoreError {
+    StoreError::Transient { retry_after: Duration::from_millis(millis), source: Box::new(source) }
+}
+
+pub(crate) fn permanent(source: PostgresError) -> StoreError {
+    StoreError::Permanent(Box::new(source))
+}
+
+/// A row that holds what no build has written.
+pub(crate) fn bad_row(what: impl std::fmt::Display) -> StoreError {
+    permanent(PostgresError::Row(what.to_string()))
+}
+
+/// The server here only reads.
+pub(crate) fn read_only() -> StoreError {
+    transient(500, PostgresError::ReadOnly)
+}
+
+/// The server has not answered.
+pub(crate) fn slow(limit: Duration) -> StoreError {
+    transient(200, PostgresError::Slow(limit))
+}
+
+/// Whether it is one row that is wrong, and not the database: the others need not suffer for it.
+fn is_bad_row(error: &StoreError) -> bool {
+    let StoreError::Permanent(source) = error else { return false };
+    matches!(source.downcast_ref(), Some(PostgresError::Row(_)))
+}
+
+/// What was read of a row, or nothing, loudly, when the row cannot be understood.
+pub(crate) fn unless_bad<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if is_bad_row(&error) => {
+            tracing::error!(%error, "a service is passed over");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What an error of sqlx or PostgreSQL means for the caller.
+pub(crate) fn from_sqlx(error: sqlx::Error) -> StoreError {
+    let code = error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned);
+    match code.as_deref() {
+        Some(code) => from_code(code, error),
+        None => match error {
+            // The connection, not the database.
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::BeginFailed
+            | sqlx::Error::WorkerCrashed => transient(200, PostgresError::Away(error)),
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => bad_row(error),
+            error => permanent(PostgresError::Other(error)),
+        },
+    }
+}
+
+/// By <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+fn from_code(code: &str, error: sqlx::Error) -> StoreError {
+    match (code.get(..2).unwrap_or_default(), code) {
+        (_, "25006") => read_only(),
+        // Connection trouble (poolers use it for all of theirs), a server that stops or starts, a
+        // session that was ended for standing idle in a transaction, an I/O error.
+        ("08" | "58", _) | (_, "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04") => {
+            transient(200, PostgresError::Away(error))
+        }
+        ("40", _) | (_, "55P03" | "55000" | "55006" | "57014") => transient(50, PostgresError::Locked(error)),
+        ("53", _) => transient(1_000, PostgresError::Exhausted(error)),
+        // Rows that no caller made: that they do not fit is not the data's fault.
+        ("23", _) if error.as_database_error().and_then(|e| e.table()).is_some_and(is_ours) => {
+            permanent(PostgresError::Other(error))
+        }
+        ("22" | "23", _) => StoreError::Refused(Box::new(PostgresError::Other(error))),
+        _ => permanent(PostgresError::Other(error)),
+    }
+}
+
+/// Whether a table holds what this store numbers by itself.
+fn is_ours(table: &str) -> bool {
+    matches!(table, "log" | "head" | "controls" | "services" | "states" | "regions" | "deployment")
+}

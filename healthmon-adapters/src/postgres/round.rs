@@ -1,0 +1,165 @@
+//! What a scheduler asks of the database now and then, beside its emitting: leases and changes.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::TryStreamExt;
+use healthmon_core::{
+    id::Revision, ports::StoreError, probe::Probe, schedule::Emitter, service::Service, shard::Shard, time::Timestamp,
+};
+use sqlx::AssertSqlSafe;
+use tokio::{task::JoinHandle, time::Instant};
+
+use super::{
+    Postgres,
+    claims::{Claims, Standing},
+    error::{from_sqlx, unless_bad},
+    rows::{self, SERVICE_COLUMNS},
+    scheduler::Held,
+};
+
+/// How many changes are read at a time.
+const PAGE: usize = 5_000;
+/// Longer than any statement about leases takes: beyond it the database counts as away.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a round is to do.
+pub(super) struct Ask {
+    /// Leases to renew, when it is time for that.
+    pub(super) renew: Option<Vec<Standing>>,
+    /// Leases to give back.
+    pub(super) release: Vec<Standing>,
+    /// How many shards are held now.
+    pub(super) held: usize,
+    /// After which revision each shard's services are to be read.
+    pub(super) feed: Vec<(Shard, Revision)>,
+    pub(super) now: Timestamp,
+}
+
+/// What a round found.
+pub(super) struct Answer {
+    /// When the attempt began.
+    pub(super) began: Instant,
+    pub(super) renewal: Option<Renewal>,
+    /// How many shards are this scheduler's fair share.
+    pub(super) share: usize,
+    pub(super) claimed: Vec<Held>,
+    pub(super) released: Vec<Standing>,
+    pub(super) changed: Vec<Service>,
+}
+
+/// Which leases were to be renewed, and which of them are held still.
+pub(super) struct Renewal {
+    pub(super) asked: BTreeSet<Shard>,
+    pub(super) held: BTreeSet<Shard>,
+}
+
+/// A round under way, which goes on whether or not anybody waits for it, and ends with its handle.
+pub(super) struct Round {
+    job: JoinHandle<Result<Answer, StoreError>>,
+    /// Whether it was begun because somebody said that services have changed.
+    pub(super) told: bool,
+}
+
+impl Round {
+    /// The longest that a round may take: one that loads a million services takes seconds.
+    pub(super) const LIMIT: Duration = Duration::from_mins(2);
+
+    pub(super) fn begin(postgres: Postgres, claims: Claims, ask: Ask, told: bool) -> Self {
+        Self { job: tokio::spawn(run(postgres, claims, ask)), told }
+    }
+
+    /// What it found. Safe to drop while it waits; to be asked until it has answered once.
+    pub(super) async fn answer(&mut self) -> Result<Answer, StoreError> {
+        (&mut self.job).await.unwrap_or_else(|error| Err(away(format!("the round broke off: {error}"))))
+    }
+}
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        self.job.abort();
+    }
+}
+
+fn away(why: String) -> StoreError {
+    StoreError::Transient { retry_after: Duration::from_millis(200), source: why.into() }
+}
+
+/// Bounds what should take moments.
+async fn soon<T>(step: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(PATIENCE, step).await.unwrap_or_else(|_| Err(away("the database does not answer".to_owned())))
+}
+
+async fn run(postgres: Postgres, claims: Claims, ask: Ask) -> Result<Answer, StoreError> {
+    let (began, shards) = (Instant::now(), postgres.shards());
+    let renewal = match &ask.renew {
+        Some(standings) => {
+            let asked = standings.iter().map(|standing| standing.claim.shard).collect();
+            Some(Renewal { asked, held: soon(claims.renew(standings)).await? })
+        }
+        None => None,
+    };
+    if !ask.release.is_empty() {
+        soon(claims.release(&ask.release)).await?;
+    }
+    let live = soon(claims.live()).await?;
+    let share = usize::from(shards.get()).div_ceil(live);
+    let held = renewal.as_ref().map_or(ask.held, |renewal| renewal.held.len());
+    let mut claimed = Vec::new();
+    if held < share {
+        let standings = soon(claims.claim(shards, share - held)).await?;
+        claimed = load(&postgres, standings, ask.now).await?;
+    }
+    let changed = changes(&postgres, ask.feed).await?;
+    Ok(Answer { began, renewal, share, claimed, released: ask.release, changed })
+}
+
+/// The active services of newly claimed shards, ready to be emitted from where the last owner stopped.
+async fn load(postgres: &Postgres, standings: Vec<Standing>, now: Timestamp) -> Result<Vec<Held>, StoreError> {
+    // What fell due before then can no longer be begun.
+    let oldest = now.before(Probe::START_BY_LIMIT);
+    let held = |standing: Standing| {
+        let emitter = standing.emitted_through.map(|through| Emitter::going_on_after(through.max(oldest)));
+        Held { claim: standing.claim, seen: Revision(0), emitter: emitter.unwrap_or_default(), next: None }
+    };
+    let mut claimed: Vec<Held> = standings.into_iter().map(held).collect();
+    claimed.sort_by_key(|held| held.claim.shard);
+    if claimed.is_empty() {
+        return Ok(claimed);
+    }
+    let numbers: Vec<i16> = claimed.iter().map(|held| held.claim.shard.0.cast_signed()).collect();
+    let sql = format!("SELECT {SERVICE_COLUMNS} FROM services s WHERE s.shard = ANY($1) AND s.activity = 'active'");
+    let mut read = sqlx::query(AssertSqlSafe(sql)).bind(numbers).fetch(postgres.pool());
+    while let Some(row) = read.try_next().await.map_err(from_sqlx)? {
+        let Some(service) = unless_bad(rows::service(&row))? else { continue };
+        let shard = postgres.shards().shard_of(service.id);
+        if let Ok(at) = claimed.binary_search_by_key(&shard, |held| held.claim.shard) {
+            let held = &mut claimed[at];
+            held.seen = held.seen.max(service.revision);
+            held.emitter.take_in(service, now);
+        }
+    }
+    Ok(claimed)
+}
+
+/// What changed in these shards, by revision.
+async fn changes(postgres: &Postgres, mut feed: Vec<(Shard, Revision)>) -> Result<Vec<Service>, StoreError> {
+    let sql = format!(
+        "SELECT {SERVICE_COLUMNS} FROM unnest($1::smallint[], $2::bigint[]) u (shard, seen) \
+         JOIN services s ON s.shard = u.shard AND s.revision > u.seen ORDER BY s.revision LIMIT {PAGE}"
+    );
+    let mut changed: Vec<Service> = Vec::new();
+    loop {
+        let numbers: Vec<i16> = feed.iter().map(|(shard, _)| shard.0.cast_signed()).collect();
+        let seen: Vec<i64> = feed.iter().map(|(_, seen)| seen.0.cast_signed()).collect();
+        let page = sqlx::query(AssertSqlSafe(sql.clone())).bind(numbers).bind(seen).fetch_all(postgres.pool());
+        let page = soon(async { page.await.map_err(from_sqlx) }).await?;
+        for row in &page {
+            changed.extend(unless_bad(rows::service(row))?);
+        }
+        // Revisions grow with the page, for all shards alike.
+        let (true, Some(last)) = (page.len() == PAGE, changed.last()) else { return Ok(changed) };
+        for (_, seen) in &mut feed {
+            *seen = last.revision.max(*seen);
+        }
+    }
+}
