@@ -1,12 +1,20 @@
 //! The command line.
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use healthmon_adapters::sqlite::Durability;
-use healthmon_core::{runtime::Tuning, time::span};
+use healthmon_core::{
+    id::Region,
+    runtime::Tuning,
+    shard::{InvalidShardCount, ShardCount},
+    time::span,
+};
 
-use crate::Config;
+use crate::{
+    Config,
+    config::{ConfigError, Database, Queue, Secret, ServerRole},
+};
 
 /// Monitors the health of services: probes them on schedule, records every result, decides UP and
 /// DOWN by thresholds, and tells of changes as they happen.
@@ -60,14 +68,48 @@ pub struct LogArgs {
 /// Settings of the server.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// Address and port of the API; loopback only, until there is authentication
+    /// Address and port of the API; beyond loopback only with tokens or users
     #[arg(long, default_value = "127.0.0.1:8080", env = "HEALTHMON_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
-    /// The database file; made if it is missing
-    #[arg(long, default_value = "healthmon.db", env = "HEALTHMON_DATABASE", value_name = "FILE")]
-    pub database: PathBuf,
-    /// Acknowledge commits before they are on the disk: faster, and a power cut may lose the last
-    /// moments
+    /// The database: a file for SQLite, made if it is missing, or a postgres:// URL
+    #[arg(
+        long,
+        default_value = "healthmon.db",
+        env = "HEALTHMON_DATABASE",
+        hide_env_values = true,
+        value_name = "FILE|URL"
+    )]
+    pub database: Database,
+    /// Where to migrate the schema, when the database URL goes through a connection pooler
+    #[arg(long, env = "HEALTHMON_MIGRATIONS_URL", hide_env_values = true, value_name = "URL")]
+    pub migrations_url: Option<Secret>,
+    /// What carries probes to workers: memory, postgres, or a redis:// URL; memory with a file,
+    /// postgres with PostgreSQL, if not given
+    #[arg(long, env = "HEALTHMON_QUEUE", hide_env_values = true, value_name = "QUEUE")]
+    pub queue: Option<Queue>,
+    /// The parts this process plays
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "scheduler,worker,recorder,api",
+        env = "HEALTHMON_ROLE"
+    )]
+    pub role: Vec<ServerRole>,
+    /// Where this process's workers stand
+    #[arg(long, default_value = "local", env = "HEALTHMON_REGION", value_parser = Region::new)]
+    pub region: Region,
+    /// The regions that services may be probed from; this process's own, if not given
+    #[arg(long, value_delimiter = ',', env = "HEALTHMON_REGIONS", value_name = "REGION", value_parser = Region::new)]
+    pub regions: Vec<Region>,
+    /// Into how many shards services are cut: settled when the deployment begins; 64, if not given
+    #[arg(long, env = "HEALTHMON_SHARDS", value_name = "COUNT", value_parser = shard_count)]
+    pub shards: Option<ShardCount>,
+    /// What this process is called; the host's name, if not given
+    #[arg(long, env = "HEALTHMON_NODE", value_name = "NAME")]
+    pub node: Option<String>,
+    /// Acknowledge commits before they are on the disk (SQLite): faster, and a power cut may lose
+    /// the last moments
     #[arg(long, env = "HEALTHMON_FAST_COMMITS")]
     pub fast_commits: bool,
     /// How long results are kept
@@ -84,12 +126,31 @@ pub struct ServeArgs {
     pub drain: Duration,
 }
 
+fn shard_count(text: &str) -> Result<ShardCount, String> {
+    let count = text.parse().map_err(|_| InvalidShardCount.to_string())?;
+    ShardCount::new(count).map_err(|error| error.to_string())
+}
+
 impl ServeArgs {
     /// The settings these arguments make.
-    pub fn to_config(&self) -> Config {
-        Config {
+    ///
+    /// # Errors
+    /// When they do not fit each other.
+    pub fn to_config(&self) -> Result<Config, ConfigError> {
+        let queue = self.queue.clone().unwrap_or(match self.database {
+            Database::File(_) => Queue::Memory,
+            Database::Postgres(_) => Queue::Postgres,
+        });
+        let config = Config {
             listen: self.listen,
             database: self.database.clone(),
+            migrations_url: self.migrations_url.clone(),
+            queue,
+            roles: self.role.iter().copied().collect(),
+            region: self.region.clone(),
+            regions: self.regions.clone(),
+            shards: self.shards,
+            node: self.node.clone(),
             durability: if self.fast_commits { Durability::Crash } else { Durability::PowerCut },
             retention: self.retention,
             tuning: Tuning {
@@ -98,7 +159,9 @@ impl ServeArgs {
                 drain: self.drain,
                 ..Tuning::default()
             },
-        }
+        };
+        config.check()?;
+        Ok(config)
     }
 }
 

@@ -1,18 +1,35 @@
 //! What the server is told, and what it makes of it.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet, convert::Infallible, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
+};
 
+use clap::ValueEnum;
 use healthmon_adapters::sqlite::Durability;
-use healthmon_core::runtime::Tuning;
+use healthmon_core::{id::Region, runtime::Tuning, shard::ShardCount};
 
 /// The server's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where the API listens. Loopback only, until there is authentication.
+    /// Where the API listens; beyond loopback only with tokens or users.
     pub listen: SocketAddr,
-    /// The database file.
-    pub database: PathBuf,
-    /// When a commit counts as done.
+    /// The database.
+    pub database: Database,
+    /// Where to migrate the schema, when the database URL goes through a connection pooler.
+    pub migrations_url: Option<Secret>,
+    /// What carries probes to workers and results back.
+    pub queue: Queue,
+    /// The parts that this process plays.
+    pub roles: BTreeSet<ServerRole>,
+    /// Where this process's workers stand.
+    pub region: Region,
+    /// The regions that services may be probed from; none: this process's own.
+    pub regions: Vec<Region>,
+    /// Into how many shards services are cut; none: as the deployment has it, or 64.
+    pub shards: Option<ShardCount>,
+    /// What this process is called; none: the host's name.
+    pub node: Option<String>,
+    /// When a commit counts as done (SQLite).
     pub durability: Durability,
     /// How long results are kept.
     pub retention: Duration,
@@ -20,12 +37,121 @@ pub struct Config {
     pub tuning: Tuning,
 }
 
+/// A text that may hold a password: never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for whom it is meant.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl FromStr for Secret {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// Where services, states, results and the log are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Database {
+    /// In one SQLite file: one process.
+    File(PathBuf),
+    /// In PostgreSQL: any number of processes.
+    Postgres(Secret),
+}
+
+impl FromStr for Database {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once("://") {
+            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(text.into())),
+            Some((scheme, _)) => Err(format!("{scheme}:// is no database; give a file, or a postgres:// URL")),
+            None if text.is_empty() => Err("must be a file or a postgres:// URL".to_owned()),
+            None => Ok(Self::File(text.into())),
+        }
+    }
+}
+
+/// What carries probes to workers and results back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Queue {
+    /// This process's memory.
+    Memory,
+    /// The database that the store is in.
+    Postgres,
+    /// Redis Streams.
+    Redis(Secret),
+}
+
+impl FromStr for Queue {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once("://") {
+            None if text == "memory" => Ok(Self::Memory),
+            None if text == "postgres" => Ok(Self::Postgres),
+            Some(("redis" | "rediss" | "valkey" | "valkeys", _)) => Ok(Self::Redis(text.into())),
+            _ => Err("must be memory, postgres, or a redis:// or rediss:// URL".to_owned()),
+        }
+    }
+}
+
+/// A part that a process plays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum ServerRole {
+    /// Says what fell due
+    Scheduler,
+    /// Performs probes
+    Worker,
+    /// Records results
+    Recorder,
+    /// Answers requests and tells of changes
+    Api,
+}
+
+impl ServerRole {
+    /// Its name, as in `--role`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduler => "scheduler",
+            Self::Worker => "worker",
+            Self::Recorder => "recorder",
+            Self::Api => "api",
+        }
+    }
+}
+
 impl Config {
-    /// The usual settings with this database.
+    /// The usual settings for one process with this database file.
     pub fn new(database: impl Into<PathBuf>) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
-            database: database.into(),
+            database: Database::File(database.into()),
+            migrations_url: None,
+            queue: Queue::Memory,
+            roles: ServerRole::value_variants().iter().copied().collect(),
+            region: Region::default(),
+            regions: Vec::new(),
+            shards: None,
+            node: None,
             durability: Durability::default(),
             retention: Duration::from_hours(30 * 24),
             tuning: Tuning::default(),
@@ -35,9 +161,22 @@ impl Config {
     /// Checks what no type can.
     ///
     /// # Errors
-    /// When it would listen beyond loopback.
+    /// What does not fit together, and what would.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if self.listen.ip().is_loopback() { Ok(()) } else { Err(ConfigError::BeyondLoopback(self.listen)) }
+        if !self.listen.ip().is_loopback() {
+            return Err(ConfigError::BeyondLoopback(self.listen));
+        }
+        let all = ServerRole::value_variants();
+        if let Some(missing) = all.iter().find(|role| !self.roles.contains(role))
+            && self.queue == Queue::Memory
+        {
+            return Err(ConfigError::RolesApart(missing.as_str()));
+        }
+        match (&self.database, &self.queue) {
+            (Database::File(_), Queue::Postgres | Queue::Redis(_)) => Err(ConfigError::FileAndSharedQueue),
+            (Database::Postgres(_), Queue::Memory) => Err(ConfigError::SharedDatabaseAndMemory),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -51,4 +190,19 @@ pub enum ConfigError {
          and a reverse proxy with authentication to reach it from elsewhere"
     )]
     BeyondLoopback(SocketAddr),
+    /// A queue in memory is one process's.
+    #[error(
+        "--role leaves out {0}, but a queue in memory needs every role in this process; give --queue postgres or redis://…"
+    )]
+    RolesApart(&'static str),
+    /// A file is one process's.
+    #[error(
+        "--queue is shared, but --database is a file, which is one process's; give a postgres:// URL, or --queue memory"
+    )]
+    FileAndSharedQueue,
+    /// With a shared database another process would schedule the same services.
+    #[error(
+        "--database is PostgreSQL, which processes share; --queue memory is one process's: give postgres or a redis:// URL"
+    )]
+    SharedDatabaseAndMemory,
 }

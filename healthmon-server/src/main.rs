@@ -48,7 +48,7 @@ async fn run(args: &ServeArgs, wanted: Option<watch::Wanted>) -> ExitCode {
         Err(error) => return fail(1, &format!("cannot listen for signals: {error}")),
     };
     let served = async {
-        let server = Server::bind(args.to_config()).await?;
+        let server = Server::bind(args.to_config()?).await?;
         if let Some(wanted) = wanted {
             if let Err(error) = wanted.check(&server.handle()) {
                 return Ok(fail(USAGE, &error.to_string()));

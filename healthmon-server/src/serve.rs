@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Config,
-    config::ConfigError,
+    config::{ConfigError, Database},
     http::{Api, router},
     hub::Hub,
 };
@@ -82,12 +82,10 @@ impl Server {
     pub async fn bind(config: Config) -> Result<Self, ServeError> {
         config.check()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let options = SqliteOptions {
-            durability: config.durability,
-            retention: config.retention,
-            ..SqliteOptions::new(&config.database)
-        };
-        let database = |source| ServeError::Database { path: config.database.display().to_string(), source };
+        let Database::File(path) = &config.database else { unimplemented!("PostgreSQL comes with the next change") };
+        let options =
+            SqliteOptions { durability: config.durability, retention: config.retention, ..SqliteOptions::new(path) };
+        let database = |source| ServeError::Database { path: path.display().to_string(), source };
         let store = Arc::new(SqliteResultStore::open(options, Arc::clone(&clock)).await.map_err(database)?);
         // The API listens on loopback only, so whoever can ask for a probe of it could reach it anyway.
         let dialer = Arc::new(Dialer::new(AddressPolicy::new(Loopback::Allowed)));
