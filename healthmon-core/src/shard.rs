@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ClaimEpoch, ServiceId};
 
 /// One slice of the services, numbered from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Shard(pub u16);
 

@@ -8,9 +8,9 @@ use healthmon_core::{
     shard::{Claim, Shard, ShardCount},
     time::Timestamp,
 };
-use sqlx::{PgPool, Row};
+use sqlx::{PgConnection, Row};
 
-use super::error::from_sqlx;
+use super::{connect::sql, error::from_sqlx};
 
 /// A lease that is held, and up to where its slots have been emitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,6 @@ pub(super) struct Standing {
 /// One scheduler's dealings with the leases. All times are the database's.
 #[derive(Debug, Clone)]
 pub(super) struct Claims {
-    pool: PgPool,
     /// Unique per process start: a restarted process is another one.
     name: String,
     lease: Duration,
@@ -47,38 +46,40 @@ fn shard(number: i16) -> Shard {
 }
 
 impl Claims {
-    pub(super) const fn new(pool: PgPool, name: String, lease: Duration) -> Self {
-        Self { pool, name, lease }
+    pub(super) const fn new(name: String, lease: Duration) -> Self {
+        Self { name, lease }
     }
 
     /// Makes the row of every shard that has none yet.
-    pub(super) async fn prepare(&self, shards: ShardCount) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO shards (shard) SELECT generate_series(0, $1 - 1)::smallint \
-             EXCEPT SELECT shard FROM shards ON CONFLICT DO NOTHING",
-        )
+    pub(super) async fn prepare(&self, tx: &mut PgConnection, shards: ShardCount) -> Result<(), StoreError> {
+        sql("INSERT INTO shards (shard) SELECT generate_series(0, $1 - 1)::smallint \
+             EXCEPT SELECT shard FROM shards ON CONFLICT DO NOTHING")
         .bind(i32::from(shards.get()))
-        .execute(&self.pool)
+        .execute(tx)
         .await
         .map_err(from_sqlx)?;
         Ok(())
     }
 
     /// How many schedulers share the shards, this one among them.
-    pub(super) async fn live(&self) -> Result<usize, StoreError> {
-        let others: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM schedulers WHERE seen_until > clock_timestamp() AND name <> $1")
-                .bind(&self.name)
-                .fetch_one(&self.pool)
-                .await
-                .map_err(from_sqlx)?;
+    pub(super) async fn live(&self, tx: &mut PgConnection) -> Result<usize, StoreError> {
+        let row = sql("SELECT count(*) FROM schedulers WHERE seen_until > clock_timestamp() AND name <> $1")
+            .bind(&self.name)
+            .fetch_one(tx)
+            .await
+            .map_err(from_sqlx)?;
+        let others: i64 = row.try_get(0).map_err(from_sqlx)?;
         Ok(usize::try_from(others).unwrap_or(0) + 1)
     }
 
     /// Renews the leases, and says that this scheduler is there. Returns those that it has still.
-    pub(super) async fn renew(&self, standings: &[Standing]) -> Result<BTreeSet<Shard>, StoreError> {
+    pub(super) async fn renew(
+        &self,
+        tx: &mut PgConnection,
+        standings: &[Standing],
+    ) -> Result<BTreeSet<Shard>, StoreError> {
         let (shards, epochs, through) = columns(standings);
-        let held: Vec<i16> = sqlx::query_scalar(
+        let held = sql(
             "WITH here AS (INSERT INTO schedulers VALUES ($1, clock_timestamp() + $2) \
              ON CONFLICT (name) DO UPDATE SET seen_until = excluded.seen_until), \
              gone AS (DELETE FROM schedulers WHERE seen_until < clock_timestamp() - interval '1 hour') \
@@ -92,25 +93,28 @@ impl Claims {
         .bind(shards)
         .bind(epochs)
         .bind(through)
-        .fetch_all(&self.pool)
+        .fetch_all(tx)
         .await
         .map_err(from_sqlx)?;
-        Ok(held.into_iter().map(shard).collect())
+        held.iter().map(|row| row.try_get(0).map(shard)).collect::<sqlx::Result<_>>().map_err(from_sqlx)
     }
 
     /// Claims up to `count` shards that nobody holds, or whose lease has run out.
-    pub(super) async fn claim(&self, shards: ShardCount, count: usize) -> Result<Vec<Standing>, StoreError> {
-        let rows = sqlx::query(
-            "UPDATE shards SET owner = $1, epoch = epoch + 1, lease_until = clock_timestamp() + $2 \
+    pub(super) async fn claim(
+        &self,
+        tx: &mut PgConnection,
+        shards: ShardCount,
+        count: usize,
+    ) -> Result<Vec<Standing>, StoreError> {
+        let rows = sql("UPDATE shards SET owner = $1, epoch = epoch + 1, lease_until = clock_timestamp() + $2 \
              WHERE shard IN (SELECT shard FROM shards WHERE shard < $3 \
              AND (owner IS NULL OR lease_until < clock_timestamp()) ORDER BY shard LIMIT $4 FOR UPDATE SKIP LOCKED) \
-             RETURNING shard, epoch, emitted_through",
-        )
+             RETURNING shard, epoch, emitted_through")
         .bind(&self.name)
         .bind(self.lease)
         .bind(shards.get().cast_signed())
         .bind(i64::try_from(count).unwrap_or(i64::MAX))
-        .fetch_all(&self.pool)
+        .fetch_all(tx)
         .await
         .map_err(from_sqlx)?;
         let standing = |row: &sqlx::postgres::PgRow| {
@@ -123,9 +127,9 @@ impl Claims {
     }
 
     /// Gives leases back, so that another has them at once.
-    pub(super) async fn release(&self, standings: &[Standing]) -> Result<(), StoreError> {
+    pub(super) async fn release(&self, tx: &mut PgConnection, standings: &[Standing]) -> Result<(), StoreError> {
         let (shards, epochs, through) = columns(standings);
-        sqlx::query(
+        sql(
             "UPDATE shards s SET owner = NULL, lease_until = NULL, \
              emitted_through = greatest(s.emitted_through, least(u.through, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)) \
              FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) u (shard, epoch, through) \
@@ -135,19 +139,15 @@ impl Claims {
         .bind(shards)
         .bind(epochs)
         .bind(through)
-        .execute(&self.pool)
+        .execute(tx)
         .await
         .map_err(from_sqlx)?;
         Ok(())
     }
 
     /// Takes part in sharing out no longer.
-    pub(super) async fn leave(&self) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM schedulers WHERE name = $1")
-            .bind(&self.name)
-            .execute(&self.pool)
-            .await
-            .map_err(from_sqlx)?;
+    pub(super) async fn leave(&self, tx: &mut PgConnection) -> Result<(), StoreError> {
+        sql("DELETE FROM schedulers WHERE name = $1").bind(&self.name).execute(tx).await.map_err(from_sqlx)?;
         Ok(())
     }
 }

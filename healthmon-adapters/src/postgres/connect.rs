@@ -120,6 +120,7 @@ impl Drop for Inner {
 /// for as long, and no longer.
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '6s'; SET LOCAL statement_timeout = '15s'; \
      SET LOCAL idle_in_transaction_session_timeout = '4s'";
+const BEGIN_LOADING: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '110s'";
 const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '15s'; \
      SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
@@ -203,6 +204,11 @@ impl Postgres {
     /// Begins a transaction that only reads, all of it at one instant.
     pub(super) async fn begin_reading(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
         self.pool().begin_with(BEGIN_READING).await.map_err(from_sqlx)
+    }
+
+    /// Begins a transaction that reads all there is, such as the services of a shard.
+    pub(super) async fn begin_loading(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+        self.pool().begin_with(BEGIN_LOADING).await.map_err(from_sqlx)
     }
 
     /// The server's time, in microseconds.

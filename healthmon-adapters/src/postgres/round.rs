@@ -6,12 +6,13 @@ use futures_util::TryStreamExt;
 use healthmon_core::{
     id::Revision, ports::StoreError, probe::Probe, schedule::Emitter, service::Service, shard::Shard, time::Timestamp,
 };
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Row, postgres::PgRow};
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     Postgres,
     claims::{Claims, Standing},
+    connect::sql,
     error::{from_sqlx, unless_bad},
     rows::{self, SERVICE_COLUMNS},
     scheduler::Held,
@@ -91,24 +92,29 @@ async fn soon<T>(step: impl Future<Output = Result<T, StoreError>>) -> Result<T,
 
 async fn run(postgres: Postgres, claims: Claims, ask: Ask) -> Result<Answer, StoreError> {
     let (began, shards) = (Instant::now(), postgres.shards());
-    let renewal = match &ask.renew {
-        Some(standings) => {
-            let asked = standings.iter().map(|standing| standing.claim.shard).collect();
-            Some(Renewal { asked, held: soon(claims.renew(standings)).await? })
+    let leases = async {
+        let mut tx = postgres.begin().await?;
+        let renewal = match &ask.renew {
+            Some(standings) => {
+                let asked = standings.iter().map(|standing| standing.claim.shard).collect();
+                Some(Renewal { asked, held: claims.renew(&mut tx, standings).await? })
+            }
+            None => None,
+        };
+        if !ask.release.is_empty() {
+            claims.release(&mut tx, &ask.release).await?;
         }
-        None => None,
+        let share = usize::from(shards.get()).div_ceil(claims.live(&mut tx).await?);
+        let held = renewal.as_ref().map_or(ask.held, |renewal| renewal.held.len());
+        let claimed = match share.saturating_sub(held) {
+            0 => Vec::new(),
+            more => claims.claim(&mut tx, shards, more).await?,
+        };
+        tx.commit().await.map_err(from_sqlx)?;
+        Ok((renewal, share, claimed))
     };
-    if !ask.release.is_empty() {
-        soon(claims.release(&ask.release)).await?;
-    }
-    let live = soon(claims.live()).await?;
-    let share = usize::from(shards.get()).div_ceil(live);
-    let held = renewal.as_ref().map_or(ask.held, |renewal| renewal.held.len());
-    let mut claimed = Vec::new();
-    if held < share {
-        let standings = soon(claims.claim(shards, share - held)).await?;
-        claimed = load(&postgres, standings, ask.now).await?;
-    }
+    let (renewal, share, claimed) = soon(leases).await?;
+    let claimed = load(&postgres, claimed, ask.now).await?;
     let changed = changes(&postgres, ask.feed).await?;
     Ok(Answer { began, renewal, share, claimed, released: ask.release, changed })
 }
@@ -127,8 +133,9 @@ async fn load(postgres: &Postgres, standings: Vec<Standing>, now: Timestamp) -> 
         return Ok(claimed);
     }
     let numbers: Vec<i16> = claimed.iter().map(|held| held.claim.shard.0.cast_signed()).collect();
-    let sql = format!("SELECT {SERVICE_COLUMNS} FROM services s WHERE s.shard = ANY($1) AND s.activity = 'active'");
-    let mut read = sqlx::query(AssertSqlSafe(sql)).bind(numbers).fetch(postgres.pool());
+    let text = format!("SELECT {SERVICE_COLUMNS} FROM services s WHERE s.shard = ANY($1) AND s.activity = 'active'");
+    let mut tx = postgres.begin_loading().await?;
+    let mut read = sql(AssertSqlSafe(text)).bind(numbers).fetch(&mut *tx);
     while let Some(row) = read.try_next().await.map_err(from_sqlx)? {
         let Some(service) = unless_bad(rows::service(&row))? else { continue };
         let shard = postgres.shards().shard_of(service.id);
@@ -138,28 +145,43 @@ async fn load(postgres: &Postgres, standings: Vec<Standing>, now: Timestamp) -> 
             held.emitter.take_in(service, now);
         }
     }
+    drop(read);
+    tx.commit().await.map_err(from_sqlx)?;
     Ok(claimed)
 }
 
 /// What changed in these shards, by revision.
 async fn changes(postgres: &Postgres, mut feed: Vec<(Shard, Revision)>) -> Result<Vec<Service>, StoreError> {
-    let sql = format!(
+    let mut changed = Vec::new();
+    while !feed.is_empty() {
+        let page = soon(page(postgres, &feed)).await?;
+        let full = page.len() == PAGE;
+        for (revision, service) in page {
+            // Revisions grow with the page, for all shards alike.
+            feed.iter_mut().for_each(|(_, seen)| *seen = revision.max(*seen));
+            changed.extend(service);
+        }
+        if !full {
+            break;
+        }
+    }
+    Ok(changed)
+}
+
+/// The next changes; a row that cannot be understood has its revision only.
+async fn page(postgres: &Postgres, feed: &[(Shard, Revision)]) -> Result<Vec<(Revision, Option<Service>)>, StoreError> {
+    let text = format!(
         "SELECT {SERVICE_COLUMNS} FROM unnest($1::smallint[], $2::bigint[]) u (shard, seen) \
          JOIN services s ON s.shard = u.shard AND s.revision > u.seen ORDER BY s.revision LIMIT {PAGE}"
     );
-    let mut changed: Vec<Service> = Vec::new();
-    loop {
-        let numbers: Vec<i16> = feed.iter().map(|(shard, _)| shard.0.cast_signed()).collect();
-        let seen: Vec<i64> = feed.iter().map(|(_, seen)| seen.0.cast_signed()).collect();
-        let page = sqlx::query(AssertSqlSafe(sql.clone())).bind(numbers).bind(seen).fetch_all(postgres.pool());
-        let page = soon(async { page.await.map_err(from_sqlx) }).await?;
-        for row in &page {
-            changed.extend(unless_bad(rows::service(row))?);
-        }
-        // Revisions grow with the page, for all shards alike.
-        let (true, Some(last)) = (page.len() == PAGE, changed.last()) else { return Ok(changed) };
-        for (_, seen) in &mut feed {
-            *seen = last.revision.max(*seen);
-        }
-    }
+    let numbers: Vec<i16> = feed.iter().map(|(shard, _)| shard.0.cast_signed()).collect();
+    let seen: Vec<i64> = feed.iter().map(|(_, seen)| rows::number(seen.0)).collect();
+    let mut tx = postgres.begin_reading().await?;
+    let read = sql(AssertSqlSafe(text)).bind(numbers).bind(seen).fetch_all(&mut *tx).await.map_err(from_sqlx)?;
+    tx.commit().await.map_err(from_sqlx)?;
+    let change = |row: &PgRow| {
+        let revision = row.try_get("revision").map_err(from_sqlx)?;
+        Ok((Revision(rows::counter(revision)), unless_bad(rows::service(row))?))
+    };
+    read.iter().map(change).collect()
 }

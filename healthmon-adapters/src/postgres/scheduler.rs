@@ -41,6 +41,7 @@ use tokio::{
 use super::{
     Postgres,
     claims::{Claims, Standing},
+    error::from_sqlx,
     round::{Answer, Ask, Round},
 };
 
@@ -132,8 +133,10 @@ impl PostgresScheduler {
         let options = SchedulerOptions { lease: options.lease.max(Duration::from_millis(100)), ..options };
         let start = RandomState::new().build_hasher().finish();
         let name = format!("{}/{start:016x}", options.node);
-        let claims = Claims::new(postgres.pool().clone(), name, options.lease);
-        claims.prepare(postgres.shards()).await?;
+        let claims = Claims::new(name, options.lease);
+        let mut tx = postgres.begin().await?;
+        claims.prepare(&mut tx, postgres.shards()).await?;
+        tx.commit().await.map_err(from_sqlx)?;
         Ok(Self { postgres, claims, options, told: AtomicBool::new(true), inner: Mutex::default() })
     }
 
@@ -277,8 +280,10 @@ impl PostgresScheduler {
         let standings: Vec<Standing> = inner.held.values().map(Held::standing).chain(inner.leaving.clone()).collect();
         *inner = Inner::default();
         let released = async {
-            self.claims.release(&standings).await?;
-            self.claims.leave().await
+            let mut tx = self.postgres.begin().await?;
+            self.claims.release(&mut tx, &standings).await?;
+            self.claims.leave(&mut tx).await?;
+            tx.commit().await.map_err(from_sqlx)
         };
         timeout(PATIENCE_FOR_TRUST, released).await.unwrap_or_else(|_| Err(silent())).map_err(unusable)
     }

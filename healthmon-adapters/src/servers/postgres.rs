@@ -209,7 +209,8 @@ fn programs() -> io::Result<PathBuf> {
         .map(|found| found.filter_map(Result::ok).map(|version| version.path().join("bin")).collect())
         .unwrap_or_default();
     versions.sort();
-    let on_path = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or(Vec::new());
+    let on_path =
+        std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
     versions.into_iter().rev().chain(on_path).find(has_server).ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, "PostgreSQL's initdb is nowhere; install Debian's postgresql")
     })
