@@ -12,9 +12,11 @@ pub mod recorder;
 mod routes;
 pub mod sweeper;
 pub mod tick;
+mod vitals;
 pub mod worker;
 
 pub use handle::{Handle, HandleError, LogStream};
 pub use ids::ServiceIds;
 pub use monitor::{BuildError, Monitor, MonitorBuilder, Role, RunError, Tuning};
 pub use routes::{AmbiguousScheme, Probers};
+pub use vitals::{Recent, VitalSigns, Vitals};

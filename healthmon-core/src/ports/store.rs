@@ -219,6 +219,18 @@ pub enum SetAside {
     Refused,
 }
 
+impl SetAside {
+    /// Its name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoService => "no_service",
+            Self::TooOld => "too_old",
+            Self::Ahead => "ahead",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// What became of a batch of results.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Recorded {

@@ -1,6 +1,6 @@
 use std::{collections::VecDeque, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use super::{Probers, ServiceIds, recorder::publish};
+use super::{Probers, ServiceIds, VitalSigns, Vitals, recorder::publish};
 use crate::{
     id::{Revision, Seq, ServiceId},
     ports::{
@@ -49,6 +49,7 @@ pub(super) struct Shared {
     pub(super) queue: Arc<dyn ProbeQueue>,
     pub(super) broadcaster: Arc<dyn Broadcaster>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) vitals: Arc<Vitals>,
     pub(super) probers: Probers,
     pub(super) regions: Regions,
     pub(super) ids: ServiceIds,
@@ -70,6 +71,11 @@ impl Handle {
         self.shared.clock.now()
     }
 
+    /// How the monitor's loops are doing.
+    pub fn signs(&self) -> VitalSigns {
+        self.shared.vitals.signs(self.now())
+    }
+
     /// Checks settings as registering would, without registering.
     ///
     /// # Errors
@@ -89,8 +95,14 @@ impl Handle {
     /// [`HandleError::Invalid`] names every wrong field; [`HandleError::Store`] when it cannot be kept.
     pub async fn register(&self, settings: ServiceSettings) -> Result<Service, HandleError> {
         self.check(&settings)?;
-        let id = self.shared.ids.next().await;
-        let service = self.shared.store.register(id, settings).await?;
+        let mut id = self.shared.ids.next().await;
+        let mut registered = self.shared.store.register(id, settings.clone()).await;
+        if let Err(StoreError::Conflict(_)) = registered {
+            // Another node has this one's number for now, and made an id in the same millisecond.
+            id = self.shared.ids.next().await;
+            registered = self.shared.store.register(id, settings).await;
+        }
+        let service = registered?;
         // Not the target: its query may hold a token.
         tracing::info!(service = %service.settings.name, %id, "service registered");
         self.shared.broadcaster.publish(Hint::Services(service.revision));

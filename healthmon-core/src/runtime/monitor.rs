@@ -113,6 +113,7 @@ pub struct MonitorBuilder {
     regions: Regions,
     tuning: Tuning,
     node: u16,
+    name: Option<Box<str>>,
 }
 
 impl MonitorBuilder {
@@ -180,6 +181,13 @@ impl MonitorBuilder {
         self
     }
 
+    /// What this process is called where several drain one queue's results.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     /// Puts it together.
     ///
     /// # Errors
@@ -200,8 +208,10 @@ impl MonitorBuilder {
         let scheduler = self.scheduler.unwrap_or_else(|| Arc::new(LocalScheduler::new(Arc::clone(&store))));
         let broadcaster = self.broadcaster.unwrap_or_else(|| Arc::new(MemoryBroadcaster::default()));
         let ids = ServiceIds::new(Arc::clone(&clock), self.node);
-        let shared = Shared { store, queue, broadcaster, clock, probers, regions: self.regions, ids };
-        Ok(Monitor { scheduler, handle: Handle { shared: Arc::new(shared) }, tuning: self.tuning.bounded() })
+        let vitals = Arc::default();
+        let shared = Shared { store, queue, broadcaster, clock, vitals, probers, regions: self.regions, ids };
+        let name = self.name.unwrap_or_else(|| "monitor".into());
+        Ok(Monitor { scheduler, handle: Handle { shared: Arc::new(shared) }, tuning: self.tuning.bounded(), name })
     }
 }
 
@@ -238,6 +248,7 @@ pub struct Monitor {
     scheduler: Arc<dyn Scheduler>,
     handle: Handle,
     tuning: Tuning,
+    name: Box<str>,
 }
 
 impl Monitor {
@@ -300,6 +311,7 @@ impl Monitor {
             queue: Arc::clone(&shared.queue),
             broadcaster: Arc::clone(&shared.broadcaster),
             clock: Arc::clone(&shared.clock),
+            vitals: Arc::clone(&shared.vitals),
             batch: self.tuning.due_batch,
         }
     }
@@ -310,6 +322,7 @@ impl Monitor {
             queue: Arc::clone(&shared.queue),
             probers: shared.probers.clone(),
             clock: Arc::clone(&shared.clock),
+            vitals: Arc::clone(&shared.vitals),
             concurrency: self.tuning.concurrency,
             wait: Duration::from_secs(1),
             drain: self.tuning.drain,
@@ -322,7 +335,11 @@ impl Monitor {
             queue: Arc::clone(&shared.queue),
             store: Arc::clone(&shared.store),
             broadcaster: Arc::clone(&shared.broadcaster),
-            consumer: ConsumerId(format!("{}-{}", std::process::id(), shared.clock.now().as_micros()).into()),
+            clock: Arc::clone(&shared.clock),
+            vitals: Arc::clone(&shared.vitals),
+            consumer: ConsumerId(
+                format!("{}-{}-{}", self.name, std::process::id(), shared.clock.now().as_micros()).into(),
+            ),
             batch: self.tuning.record_batch,
             linger: self.tuning.record_linger,
             wait: Duration::from_secs(1),
@@ -335,6 +352,7 @@ impl Monitor {
         Sweeper {
             store: Arc::clone(&shared.store),
             broadcaster: Arc::clone(&shared.broadcaster),
+            vitals: Arc::clone(&shared.vitals),
             period: self.tuning.sweep_period,
             batch: self.tuning.record_batch,
         }

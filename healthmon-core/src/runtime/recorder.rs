@@ -5,8 +5,11 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Vitals;
 use crate::{
-    ports::{Broadcaster, ConsumerId, Hint, ProbeQueue, Recorded, ResultDelivery, ResultStore, SetAside, StoreError},
+    ports::{
+        Broadcaster, Clock, ConsumerId, Hint, ProbeQueue, Recorded, ResultDelivery, ResultStore, SetAside, StoreError,
+    },
     probe::{Kind, Outcome, ProbeResult},
     status::{LogEntry, LogEvent, Status},
 };
@@ -27,6 +30,10 @@ pub struct Recorder {
     pub store: Arc<dyn ResultStore>,
     /// Tells of what changed.
     pub broadcaster: Arc<dyn Broadcaster>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Notes how long recording takes.
+    pub vitals: Arc<Vitals>,
     /// Who this recorder is; unique per process start.
     pub consumer: ConsumerId,
     /// How many results go into one transaction at most.
@@ -125,8 +132,12 @@ impl Recorder {
         let mut parts = vec![results];
         while let Some(part) = parts.pop() {
             match self.store.record(part.clone()).await {
-                Ok(recorded) => self.tell(recorded),
+                Ok(recorded) => {
+                    self.vitals.recorded(self.clock.now(), &part, &recorded);
+                    self.tell(recorded);
+                }
                 Err(StoreError::Refused(error)) if part.len() == 1 => {
+                    self.vitals.set_aside(SetAside::Refused);
                     tracing::error!(%error, probe = %part[0].id, why = ?SetAside::Refused, "a result was set aside");
                 }
                 Err(StoreError::Refused(_)) => {

@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::recorder::publish;
+use super::{Vitals, recorder::publish};
 use crate::{
     id::ServiceId,
     ports::{Broadcaster, ResultStore},
@@ -16,6 +16,8 @@ pub struct Sweeper {
     pub store: Arc<dyn ResultStore>,
     /// Tells of what changed.
     pub broadcaster: Arc<dyn Broadcaster>,
+    /// Counts what it finds.
+    pub vitals: Arc<Vitals>,
     /// How long it rests between two passes.
     pub period: Duration,
     /// How many services are looked at in one transaction.
@@ -33,6 +35,7 @@ impl Sweeper {
             };
             after = match swept {
                 Ok(swept) => {
+                    self.vitals.swept(&swept.entries);
                     if swept.missed > 0 {
                         tracing::warn!(slots = swept.missed, "slots went by without a result");
                     }

@@ -4,6 +4,7 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
+use super::Vitals;
 use crate::{
     ports::{Broadcaster, Clock, Hint, ProbeQueue, QueueError, Scheduler, SchedulerError},
     probe::Probe,
@@ -19,6 +20,8 @@ pub struct Tick {
     pub broadcaster: Arc<dyn Broadcaster>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Notes how late it is.
+    pub vitals: Arc<Vitals>,
     /// How many probes are asked for at a time.
     pub batch: NonZeroUsize,
 }
@@ -61,6 +64,7 @@ impl Tick {
         let now = self.clock.now();
         match self.scheduler.due(now, self.batch).await {
             Ok(due) => {
+                self.vitals.missed(due.missed);
                 if due.missed > 0 {
                     tracing::warn!(slots = due.missed, "slots were missed and are skipped");
                 }
@@ -95,6 +99,7 @@ impl Tick {
                     if enqueued.fenced > 0 {
                         tracing::warn!(probes = enqueued.fenced, "the queue dropped probes of a stale claim");
                     }
+                    self.vitals.enqueued(self.clock.now(), &probes[..piece], enqueued);
                     probes.drain(..piece);
                     if probes.is_empty() {
                         return;
@@ -120,6 +125,7 @@ impl Tick {
             let before = probes.len();
             probes.retain(|probe| probe.start_by >= now);
             if probes.len() < before {
+                self.vitals.missed((before - probes.len()) as u64);
                 tracing::warn!(slots = before - probes.len(), "slots were missed while the queue took nothing");
             }
             if probes.is_empty() {

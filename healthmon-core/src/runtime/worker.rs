@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::Probers;
+use super::{Probers, Vitals};
 use crate::{
     ports::{Clock, Completion, Delivery, ProbeQueue, QueueError},
     probe::{FailReason, IndeterminateReason, Observation, Outcome, Probe, ProbeResult},
@@ -30,6 +30,8 @@ pub struct Worker {
     pub probers: Probers,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Notes how late probes begin.
+    pub vitals: Arc<Vitals>,
     /// How many probes may be under way at once.
     pub concurrency: NonZeroUsize,
     /// How long the queue is waited for at a time.
@@ -49,10 +51,12 @@ impl Worker {
         while let Some(deliveries) = pull(&*self.queue, &permits, self.wait, &stop).await {
             for delivery in deliveries {
                 let (probers, clock, done) = (Arc::clone(&probers), Arc::clone(&clock), done.clone());
+                let vitals = Arc::clone(&self.vitals);
                 // `pull` asked for no more than there are permits, and nobody else takes them.
                 let permit = Arc::clone(&permits).try_acquire_owned();
                 under_way.spawn(async move {
                     let result = perform(&probers, &*clock, &delivery.probe).await;
+                    vitals.probed(&result);
                     note(&delivery, &result);
                     let completion = Completion { receipt: delivery.receipt, result };
                     if done.send(completion).await.is_err() {
