@@ -6,23 +6,21 @@ mod health;
 mod log;
 mod problem;
 mod results;
+mod routes;
 mod services;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    middleware,
-    routing::{any, get, post},
-};
+use axum::{Router, extract::DefaultBodyLimit, middleware, routing::any};
 use healthmon_core::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use problem::Problem;
+pub use routes::{Need, Route};
 
-use crate::hub::Hub;
+use self::routes::Routes;
+use crate::{auth::AccessRole, hub::Hub};
 
 /// The largest request body: settings with a probe's body of 64 KiB fit several times.
 const BODY_LIMIT: usize = 256 * 1024;
@@ -54,24 +52,43 @@ impl Api {
     }
 }
 
-/// Every route of the server.
+/// Every route of the server, with what it takes.
+fn declared() -> Routes {
+    const VIEWER: Need = Need::Role(AccessRole::Viewer);
+    const EDITOR: Need = Need::Role(AccessRole::Editor);
+    Routes::default()
+        .get("/livez", Need::Open, health::live)
+        .get("/readyz", Need::Open, health::ready)
+        .get("/api/v1/services", VIEWER, services::list)
+        .post("/api/v1/services", EDITOR, services::register)
+        .get("/api/v1/services/{id}", VIEWER, services::read)
+        .patch("/api/v1/services/{id}", EDITOR, services::patch)
+        .delete("/api/v1/services/{id}", EDITOR, services::delete)
+        .post("/api/v1/services/{id}/pause", EDITOR, services::pause)
+        .post("/api/v1/services/{id}/resume", EDITOR, services::resume)
+        .post("/api/v1/services/{id}/probe", EDITOR, services::probe)
+        .get("/api/v1/services/{id}/results", VIEWER, results::list)
+        .get("/api/v1/services/{id}/transitions", VIEWER, log::of_service)
+        .get("/api/v1/transitions", VIEWER, log::list)
+        .get("/api/v1/events", VIEWER, events::upgrade)
+}
+
+/// Every route of the server, with what it takes to use it.
+///
+/// ```
+/// use healthmon_server::{Need, routes};
+///
+/// let open: Vec<_> = routes().into_iter().filter(|route| route.need == Need::Open).collect();
+/// assert!(open.iter().all(|route| route.path == "/livez" || route.path == "/readyz"));
+/// ```
+pub fn routes() -> Vec<Route> {
+    declared().into_parts().1.into_routes()
+}
+
+/// The API.
 pub(crate) fn router(api: Api) -> Router {
-    let v1 = Router::new()
-        .route("/services", get(services::list).post(services::register))
-        .route("/services/{id}", get(services::read).patch(services::patch).delete(services::delete))
-        .route("/services/{id}/pause", post(services::pause))
-        .route("/services/{id}/resume", post(services::resume))
-        .route("/services/{id}/probe", post(services::probe))
-        .route("/services/{id}/results", get(results::list))
-        .route("/services/{id}/transitions", get(log::of_service))
-        .route("/transitions", get(log::list))
-        .route("/events", get(events::upgrade))
-        .fallback(any(problem::no_route))
-        .method_not_allowed_fallback(problem::no_method);
-    Router::new()
-        .nest("/api/v1", v1)
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
+    let (router, _table) = declared().into_parts();
+    router
         .fallback(any(problem::no_route))
         .method_not_allowed_fallback(problem::no_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

@@ -3,6 +3,7 @@
 //! [`Server`] is the whole of it: a configuration, a bound listener, and a future that says when to
 //! stop. The binary adds arguments, logging and signals.
 
+pub mod auth;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -13,6 +14,7 @@ mod serve;
 pub mod watch;
 
 pub use config::Config;
+pub use http::{Need, Route, routes};
 pub use serve::{ServeError, Server};
 
 /// The README's program is compiled with the tests.
