@@ -1,13 +1,25 @@
 //! The store, the scheduler and a queue over PostgreSQL (14 or newer).
 
+mod changes;
 mod claims;
 mod connect;
 mod error;
+mod head;
 mod hosts;
+mod nodes;
+mod partitions;
+mod read;
+mod record;
+mod regions;
+mod results;
 mod round;
 mod rows;
 mod scheduler;
 mod schema;
+mod states;
+mod store;
 
 pub use connect::{Postgres, PostgresOptions};
+pub use nodes::{NodeRow, PostgresNodes, ShardRow};
 pub use scheduler::{PostgresScheduler, SchedulerOptions};
+pub use store::PostgresResultStore;

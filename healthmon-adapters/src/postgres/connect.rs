@@ -118,7 +118,7 @@ impl Drop for Inner {
 
 /// What a transaction begins with. Whoever is suspended in the middle of one holds up the others
 /// for as long, and no longer.
-const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '6s'; SET LOCAL statement_timeout = '15s'; \
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '6s'; SET LOCAL statement_timeout = '15s'; \
      SET LOCAL idle_in_transaction_session_timeout = '4s'";
 const BEGIN_LOADING: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '110s'";
 const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '15s'; \

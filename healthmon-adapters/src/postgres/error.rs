@@ -52,6 +52,14 @@ pub(crate) fn slow(limit: Duration) -> StoreError {
     transient(200, PostgresError::Slow(limit))
 }
 
+/// Whether a row found no partition to go to.
+pub(crate) fn is_without_partition(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    error.is_some_and(|e| {
+        e.code().as_deref() == Some("23514") && e.constraint().is_none() && e.table() == Some("results")
+    })
+}
+
 /// Whether it is one row that is wrong, and not the database: the others need not suffer for it.
 fn is_bad_row(error: &StoreError) -> bool {
     let StoreError::Permanent(source) = error else { return false };

@@ -1,6 +1,7 @@
 //! The adapters over PostgreSQL, on a real server.
 
 mod connect;
+mod store;
 mod support;
 
 use healthmon_adapters::servers::{PrivatePostgres, StopMode};

@@ -1,0 +1,278 @@
+//! The record transaction: the one place where correctness is enforced.
+
+use std::collections::{BTreeMap, HashMap, btree_map::Entry};
+
+use healthmon_core::{
+    engine::Hint,
+    id::{Applied, ServiceId},
+    ports::{Recorded, ResultKey, SetAside, StoreError},
+    probe::{ProbeId, ProbeResult},
+    record::fold_results,
+    service::Activity,
+    status::{LogEntry, LogEvent, ServiceLabel},
+    time::Timestamp,
+};
+use sqlx::{PgConnection, Row};
+
+use super::{
+    PostgresResultStore,
+    connect::sql,
+    error::{from_sqlx, is_without_partition, unless_bad},
+    head::append,
+    results::ResultColumns,
+    rows,
+    states::{Locked, LockedState, StateColumns, look_at, services},
+};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+type Batch = BTreeMap<ServiceId, BTreeMap<ResultKey, ProbeResult>>;
+
+/// A result's key as the database has it, and the number that it has if it voted.
+type Stored = HashMap<(i64, i64, i16, i16), Option<Applied>>;
+
+/// What a transaction is about to write.
+#[derive(Default)]
+struct Draft {
+    results: ResultColumns,
+    states: StateColumns,
+    entries: Vec<LogEntry>,
+    /// Results that are there already and voted: their entries are looked for.
+    repeated: Vec<(ServiceId, Applied)>,
+    recorded: Recorded,
+}
+
+impl PostgresResultStore {
+    pub(super) async fn record_now(&self, results: Vec<ProbeResult>) -> Result<Recorded> {
+        /// What is known of regions and partitions can turn out to hold no longer: after a takeover,
+        /// or when another node keeps results for less time.
+        const ATTEMPTS: usize = 3;
+        let (batch, twice) = sorted(results);
+        for _ in 1..ATTEMPTS {
+            if let Some(recorded) = self.attempt(batch.clone(), twice).await? {
+                return Ok(recorded);
+            }
+        }
+        let recorded = self.attempt(batch, twice).await?;
+        recorded.ok_or_else(|| super::error::bad_row("there is no partition for a result"))
+    }
+
+    /// Records a batch. Nothing when what was known of regions or partitions holds no longer.
+    async fn attempt(&self, mut batch: Batch, twice: usize) -> Result<Option<Recorded>> {
+        let mut draft = Draft { recorded: Recorded { repeated: twice, ..Recorded::default() }, ..Draft::default() };
+        self.prepare(&mut batch, &mut draft.recorded).await?;
+        if batch.is_empty() {
+            return Ok(Some(draft.recorded));
+        }
+        let ids: Vec<i64> = batch.keys().map(|id| id.as_i64()).collect();
+        let mut locked = self.lock(&ids).await?;
+        if !self.numbered(&batch) {
+            return Ok(None);
+        }
+        let stored = self.stored(&mut locked, &batch).await?;
+        for (id, results) in batch {
+            let why = match locked.states.remove(&id) {
+                None => SetAside::NoService,
+                Some(row) => match self.fold(id, row, results, &stored, locked.now, &mut draft)? {
+                    Ok(()) => continue,
+                    Err((why, results)) => {
+                        draft.recorded.set_aside.extend(results.into_values().map(|result| (result.id, why)));
+                        continue;
+                    }
+                },
+            };
+            draft.recorded.set_aside.extend(results.into_values().map(|result| (result.id, why)));
+        }
+        let Draft { results, states, mut entries, repeated, mut recorded } = draft;
+        let tx = &mut locked.tx;
+        match results.insert(&mut *tx).await {
+            Err(error) if is_without_partition(&error) => {
+                self.partitions.forget();
+                return Ok(None);
+            }
+            done => done.map_err(from_sqlx)?,
+        }
+        states.update(&mut *tx).await?;
+        name(tx, &mut entries).await?;
+        append(tx, &mut entries).await?;
+        entries.append(&mut entries_of(tx, &repeated).await?);
+        locked.tx.commit().await.map_err(from_sqlx)?;
+        entries.sort_by_key(|entry| entry.seq);
+        entries.dedup_by_key(|entry| entry.seq);
+        self.head.saw(&entries);
+        recorded.entries = entries;
+        Ok(Some(recorded))
+    }
+
+    /// Sets aside what is out of time, and sees to it that the rest has regions' numbers and partitions.
+    async fn prepare(&self, batch: &mut Batch, recorded: &mut Recorded) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let now = self.postgres.now().await?;
+        for results in batch.values_mut() {
+            results.retain(|_, result| {
+                let why = self.out_of_time(&result.id, now);
+                recorded.set_aside.extend(why.map(|why| (result.id.clone(), why)));
+                why.is_none()
+            });
+        }
+        batch.retain(|_, results| !results.is_empty());
+        let keys = || batch.values().flat_map(BTreeMap::keys);
+        self.regions.number(&self.postgres, keys()).await?;
+        self.partitions.ensure(&self.postgres, keys().map(|key| key.slot.as_millis())).await
+    }
+
+    fn out_of_time(&self, id: &ProbeId, now: Timestamp) -> Option<SetAside> {
+        if id.slot.time() < now.before(self.postgres.options().retention) {
+            Some(SetAside::TooOld)
+        } else if id.slot.time() > now.after(ResultKey::AHEAD) {
+            Some(SetAside::Ahead)
+        } else {
+            None
+        }
+    }
+
+    fn numbered(&self, batch: &Batch) -> bool {
+        batch.values().flat_map(BTreeMap::keys).all(|key| self.regions.known(&key.region).is_some())
+    }
+
+    fn place(&self, id: &ProbeId) -> Option<(i64, i64, i16, i16)> {
+        Some((id.service.as_i64(), id.slot.as_millis(), self.regions.known(&id.region)?, id.kind.code()))
+    }
+
+    /// Which of these results are stored already. Only at or before the newest slot of its service
+    /// can one be, so that most need no look.
+    async fn stored(&self, locked: &mut Locked, batch: &Batch) -> Result<Stored> {
+        let (mut services, mut slots, mut regions, mut kinds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for result in batch.values().flat_map(BTreeMap::values) {
+            let through = locked.states.get(&result.id.service).map_or(i64::MIN, |state| state.kept.stored_through);
+            if let Some(place) = self.place(&result.id).filter(|place| place.1 <= through) {
+                services.push(place.0);
+                slots.push(place.1);
+                regions.push(place.2);
+                kinds.push(place.3);
+            }
+        }
+        if services.is_empty() {
+            return Ok(Stored::new());
+        }
+        // The limit keeps it to one look into the index for each, whatever the planner thinks.
+        let read =
+            sql("SELECT k.*, r.applied FROM UNNEST($1::bigint[], $2::bigint[], $3::smallint[], $4::smallint[]) \
+             AS k (service_id, slot, region_id, kind) CROSS JOIN LATERAL (SELECT n.applied FROM results n \
+             WHERE n.service_id = k.service_id AND n.slot = k.slot AND n.region_id = k.region_id AND n.kind = k.kind \
+             LIMIT 1) r")
+            .bind(services)
+            .bind(slots)
+            .bind(regions)
+            .bind(kinds)
+            .fetch_all(&mut *locked.tx)
+            .await
+            .map_err(from_sqlx)?;
+        let stored = read.iter().map(|row| {
+            let place = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+            Ok((place, row.try_get::<Option<i64>, _>(4)?.map(|applied| Applied(rows::counter(applied)))))
+        });
+        stored.collect::<sqlx::Result<_>>().map_err(from_sqlx)
+    }
+
+    /// Sorts out what is stored already, and folds the rest into the service's state.
+    #[expect(clippy::type_complexity, reason = "what was not recorded comes back, with why")]
+    fn fold(
+        &self,
+        id: ServiceId,
+        row: LockedState,
+        results: BTreeMap<ResultKey, ProbeResult>,
+        stored: &Stored,
+        now: Timestamp,
+        draft: &mut Draft,
+    ) -> Result<std::result::Result<(), (SetAside, BTreeMap<ResultKey, ProbeResult>)>> {
+        // One damaged row must not hold up the others.
+        let Some(mut state) = unless_bad(rows::state(&row.snapshot))? else {
+            return Ok(Err((SetAside::Refused, results)));
+        };
+        if state.activity() == Activity::Deleted {
+            return Ok(Err((SetAside::NoService, results)));
+        }
+        let mut kept = row.kept;
+        let mut fresh = Vec::with_capacity(results.len());
+        for result in results.into_values() {
+            match self.place(&result.id).and_then(|place| stored.get(&place)) {
+                Some(applied) => {
+                    draft.recorded.repeated += 1;
+                    draft.repeated.extend(applied.map(|applied| (id, applied)));
+                }
+                None => fresh.push(result),
+            }
+        }
+        let Some(newest) = fresh.iter().map(|result| result.id.slot).max() else { return Ok(Ok(())) };
+        kept.stored_through = kept.stored_through.max(newest.as_millis());
+        // Most results lead to no entry, so names are read only for those that do.
+        let nameless = ServiceLabel { id, name: "".into(), group: None, tags: BTreeMap::new() };
+        let mut folded = fold_results(&mut state, &nameless, now, fresh);
+        if folded.entries.iter().any(|entry| matches!(entry.event, LogEvent::Transition(_))) {
+            kept.since = now;
+        }
+        kept.look_at = look_at(&state, &kept);
+        if folded.hint == Hint::ProbeSooner {
+            draft.recorded.sooner.push(id);
+        }
+        draft.recorded.inserted += folded.results.len();
+        for (result, applied) in &folded.results {
+            draft.results.push(result, self.regions.known(&result.id.region).unwrap_or_default(), *applied);
+        }
+        draft.entries.append(&mut folded.entries);
+        draft.states.push(id, &state, &kept);
+        Ok(Ok(()))
+    }
+}
+
+/// A batch by service and place, and how many in it came twice. The first of each stays.
+fn sorted(results: Vec<ProbeResult>) -> (Batch, usize) {
+    let (mut batch, mut twice) = (Batch::new(), 0);
+    for result in results {
+        match batch.entry(result.id.service).or_default().entry(ResultKey::of(&result.id)) {
+            Entry::Vacant(place) => drop(place.insert(result)),
+            Entry::Occupied(_) => twice += 1,
+        }
+    }
+    (batch, twice)
+}
+
+/// Gives entries the names that their services have now.
+async fn name(tx: &mut PgConnection, entries: &mut [LogEntry]) -> Result<()> {
+    let mut ids: Vec<i64> = entries.iter().map(|entry| entry.service.id.as_i64()).collect();
+    ids.dedup();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut labels = HashMap::new();
+    for service in services(tx, &ids).await? {
+        if let Some(service) = unless_bad(service)? {
+            labels.insert(service.id, service.label());
+        }
+    }
+    for entry in entries {
+        if let Some(label) = labels.get(&entry.service.id) {
+            entry.service = label.clone();
+        }
+    }
+    Ok(())
+}
+
+async fn entries_of(tx: &mut PgConnection, repeated: &[(ServiceId, Applied)]) -> Result<Vec<LogEntry>> {
+    if repeated.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (services, applied): (Vec<i64>, Vec<i64>) =
+        repeated.iter().map(|(id, applied)| (id.as_i64(), rows::number(applied.0))).unzip();
+    let read = sql("SELECT l.seq, l.entry FROM UNNEST($1::bigint[], $2::bigint[]) AS k (service_id, applied) \
+         JOIN log l USING (service_id, applied)")
+    .bind(services)
+    .bind(applied)
+    .fetch_all(tx)
+    .await
+    .map_err(from_sqlx)?;
+    read.iter().map(rows::entry).collect()
+}

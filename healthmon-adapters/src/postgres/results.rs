@@ -1,0 +1,83 @@
+//! Writing rows of `results`, many at a time.
+
+use healthmon_core::{id::Applied, probe::ProbeResult, time::Timestamp};
+use sqlx::PgConnection;
+
+use super::{connect::sql, rows};
+
+/// The columns of `results` apart, for `UNNEST`.
+#[derive(Default)]
+pub(super) struct ResultColumns {
+    service: Vec<i64>,
+    slot: Vec<i64>,
+    delay: Vec<i64>,
+    applied: Vec<Option<i64>>,
+    certificate: Vec<Option<i64>>,
+    latency: Vec<i32>,
+    epoch: Vec<i32>,
+    dns: Vec<Option<i32>>,
+    connect: Vec<Option<i32>>,
+    tls: Vec<Option<i32>>,
+    first_byte: Vec<Option<i32>>,
+    region: Vec<i16>,
+    kind: Vec<i16>,
+    outcome: Vec<i16>,
+    reason: Vec<Option<i16>>,
+    code: Vec<Option<i16>>,
+    detail: Vec<Option<String>>,
+}
+
+impl ResultColumns {
+    pub(super) fn push(&mut self, result: &ProbeResult, region: i16, applied: Option<Applied>) {
+        let (id, seen) = (&result.id, &result.seen);
+        self.service.push(id.service.as_i64());
+        self.slot.push(id.slot.as_millis());
+        self.delay.push(result.started.as_micros().saturating_sub(id.slot.time().as_micros()));
+        self.applied.push(applied.map(|applied| rows::number(applied.0)));
+        self.certificate.push(seen.certificate_expires.map(Timestamp::as_micros));
+        self.latency.push(seen.latency_us.cast_signed());
+        self.epoch.push(result.epoch.0.cast_signed());
+        self.dns.push(seen.phases.dns_us.map(u32::cast_signed));
+        self.connect.push(seen.phases.connect_us.map(u32::cast_signed));
+        self.tls.push(seen.phases.tls_us.map(u32::cast_signed));
+        self.first_byte.push(seen.phases.first_byte_us.map(u32::cast_signed));
+        self.region.push(region);
+        self.kind.push(id.kind.code());
+        self.outcome.push(seen.outcome.code());
+        self.reason.push(seen.outcome.reason().map(|reason| reason.code()));
+        self.code.push(seen.code.map(u16::cast_signed));
+        self.detail.push(seen.detail.as_deref().map(ToOwned::to_owned));
+    }
+
+    /// Inserts these rows, none of which is there: their services' states are locked, and it was looked.
+    pub(super) async fn insert(self, tx: &mut PgConnection) -> sqlx::Result<()> {
+        if self.service.is_empty() {
+            return Ok(());
+        }
+        sql("INSERT INTO results (service_id, slot, delay, applied, certificate, latency, epoch, dns, connect, tls, \
+             first_byte, region_id, kind, outcome, reason, code, detail) SELECT * FROM UNNEST($1::bigint[], $2::bigint[], \
+             $3::bigint[], $4::bigint[], $5::bigint[], $6::integer[], $7::integer[], $8::integer[], $9::integer[], \
+             $10::integer[], $11::integer[], $12::smallint[], $13::smallint[], $14::smallint[], $15::smallint[], \
+             $16::smallint[], $17::text[])")
+        .bind(self.service)
+        .bind(self.slot)
+        .bind(self.delay)
+        .bind(self.applied)
+        .bind(self.certificate)
+        .bind(self.latency)
+        .bind(self.epoch)
+        .bind(self.dns)
+        .bind(self.connect)
+        .bind(self.tls)
+        .bind(self.first_byte)
+        .bind(self.region)
+        .bind(self.kind)
+        .bind(self.outcome)
+        .bind(self.reason)
+        .bind(self.code)
+        .bind(self.detail)
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,223 @@
+//! The states' rows: locked in order of id, and written back many at a time.
+
+use std::collections::BTreeMap;
+
+use healthmon_core::{
+    engine::{State, Thresholds},
+    id::ServiceId,
+    ports::StoreError,
+    probe::Probe,
+    record::sweep,
+    service::{Activity, Service},
+    time::Timestamp,
+};
+use sqlx::{PgConnection, Postgres, Row, Transaction, postgres::PgRow};
+
+use super::{
+    PostgresResultStore,
+    connect::sql,
+    error::{from_sqlx, unless_bad},
+    head::Lineage,
+    rows::{self, SERVICE_COLUMNS},
+};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// A row of `states`, but for what the engine's state says itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) since: Timestamp,
+    pub(super) maintenance_until: Option<Timestamp>,
+    /// No result with a later slot is stored, in milliseconds.
+    pub(super) stored_through: i64,
+    /// After how many milliseconds of silence the sweep looks.
+    pub(super) patience: i64,
+    /// The sweep need not look before, in milliseconds.
+    pub(super) look_at: i64,
+}
+
+impl Kept {
+    /// What is kept of a service that is new.
+    pub(super) const fn new(now: Timestamp) -> Self {
+        Self { since: now, maintenance_until: None, stored_through: i64::MIN, patience: 0, look_at: 0 }
+    }
+}
+
+/// A row of `states` that is locked.
+pub(super) struct LockedState {
+    pub(super) snapshot: Vec<u8>,
+    pub(super) kept: Kept,
+}
+
+/// What a transaction holds locked.
+pub(super) struct Locked {
+    pub(super) tx: Transaction<'static, Postgres>,
+    /// The server's time once everything was locked.
+    pub(super) now: Timestamp,
+    pub(super) states: BTreeMap<ServiceId, LockedState>,
+}
+
+/// A service whose state is locked.
+pub(super) struct Held {
+    pub(super) service: Service,
+    pub(super) state: State<Thresholds>,
+    pub(super) kept: Kept,
+}
+
+impl Held {
+    /// Works out anew when the sweep is to look at it.
+    pub(super) fn reconsider(&mut self) {
+        let settings = &self.service.settings;
+        let start = settings.interval.get().min(Probe::START_BY_LIMIT);
+        let span = settings.interval.get() + start + settings.timeout.get() + sweep::PATIENCE;
+        self.kept.patience = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        self.kept.look_at = sweep::next_look(&self.service, &self.state, self.kept.maintenance_until).as_millis();
+    }
+}
+
+/// When the sweep is to look at a service that has just been heard of. It is not known here how
+/// often it is probed; how long it may be silent is.
+pub(super) fn look_at(state: &State<Thresholds>, kept: &Kept) -> i64 {
+    if state.activity() != Activity::Active {
+        return kept.look_at;
+    }
+    let heard = state.regions().iter().map(|region| region.watermark().max(region.missed_through())).min().flatten();
+    let silent = heard.map_or(kept.look_at, |slot| slot.as_millis().saturating_add(kept.patience));
+    kept.maintenance_until.map_or(silent, |until| silent.min(until.as_millis()))
+}
+
+const LOCK: &str = "WITH l AS MATERIALIZED (SELECT * FROM states WHERE service_id = ANY($1) ORDER BY service_id \
+         FOR NO KEY UPDATE) \
+     SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, (SELECT lineage()), l.service_id, l.since, \
+         l.maintenance_until, l.stored_through, l.patience, l.look_at, l.snapshot \
+     FROM (VALUES (1)) one LEFT JOIN l ON true";
+
+impl PostgresResultStore {
+    /// Begins a transaction and locks the states of these services: all writers lock states by id,
+    /// and then the head, so that none of them waits for another in a circle.
+    pub(super) async fn lock(&self, ids: &[i64]) -> Result<Locked> {
+        loop {
+            let mut tx = self.postgres.begin().await?;
+            let read = sql(LOCK).bind(ids).fetch_all(&mut *tx).await.map_err(from_sqlx)?;
+            let lineage: &str = read.first().map_or(Ok(""), |row| row.try_get(1)).map_err(from_sqlx)?;
+            if self.head.stands_on(lineage) == Lineage::Other {
+                tx.rollback().await.map_err(from_sqlx)?;
+                self.settle().await?;
+                continue;
+            }
+            let (mut now, mut states) = (Timestamp::default(), BTreeMap::new());
+            for row in &read {
+                now = now.max(Timestamp::from_micros(row.try_get(0).map_err(from_sqlx)?));
+                if let Some(id) = row.try_get::<Option<i64>, _>(2).map_err(from_sqlx)? {
+                    states.insert(rows::service_id(id)?, locked_state(row).map_err(from_sqlx)?);
+                }
+            }
+            return Ok(Locked { tx, now, states });
+        }
+    }
+}
+
+fn locked_state(row: &PgRow) -> sqlx::Result<LockedState> {
+    let kept = Kept {
+        since: Timestamp::from_micros(row.try_get(3)?),
+        maintenance_until: row.try_get::<Option<i64>, _>(4)?.map(Timestamp::from_micros),
+        stored_through: row.try_get(5)?,
+        patience: row.try_get(6)?,
+        look_at: row.try_get(7)?,
+    };
+    Ok(LockedState { snapshot: row.try_get(8)?, kept })
+}
+
+/// Reads the services whose states are locked. In a statement of its own: the one that locks sees
+/// other tables as they were before it waited.
+pub(super) async fn services(tx: &mut PgConnection, ids: &[i64]) -> Result<Vec<Result<Service>>> {
+    let read = format!("SELECT {SERVICE_COLUMNS} FROM services s WHERE s.id = ANY($1) ORDER BY s.id");
+    let read = sql(sqlx::AssertSqlSafe(read)).bind(ids).fetch_all(tx).await.map_err(from_sqlx)?;
+    Ok(read.iter().map(rows::service).collect())
+}
+
+/// What is locked, with the services; those that cannot be understood are left out, loudly.
+pub(super) async fn held(locked: &mut Locked) -> Result<Vec<Held>> {
+    let ids: Vec<i64> = locked.states.keys().map(|id| id.as_i64()).collect();
+    let mut held = Vec::with_capacity(ids.len());
+    for service in services(&mut locked.tx, &ids).await? {
+        let Some(service) = unless_bad(service)? else { continue };
+        let Some(found) = locked.states.remove(&service.id) else { continue };
+        let Some(state) = unless_bad(rows::state(&found.snapshot))? else { continue };
+        held.push(Held { service, state, kept: found.kept });
+    }
+    Ok(held)
+}
+
+/// The columns of `states` apart, for `UNNEST`.
+#[derive(Default)]
+pub(super) struct StateColumns {
+    id: Vec<i64>,
+    since: Vec<i64>,
+    maintenance_until: Vec<Option<i64>>,
+    stored_through: Vec<i64>,
+    patience: Vec<i64>,
+    look_at: Vec<i64>,
+    overlays: Vec<i16>,
+    announced: Vec<&'static str>,
+    snapshot: Vec<Vec<u8>>,
+}
+
+impl StateColumns {
+    pub(super) fn push(&mut self, id: ServiceId, state: &State<Thresholds>, kept: &Kept) {
+        self.id.push(id.as_i64());
+        self.since.push(kept.since.as_micros());
+        self.maintenance_until.push(kept.maintenance_until.map(Timestamp::as_micros));
+        self.stored_through.push(kept.stored_through);
+        self.patience.push(kept.patience);
+        self.look_at.push(kept.look_at);
+        self.overlays.push(rows::overlay_bits(state));
+        self.announced.push(state.announced().as_str());
+        self.snapshot.push(state.to_snapshot());
+    }
+
+    pub(super) fn of<'a>(held: impl IntoIterator<Item = &'a Held>) -> Self {
+        let mut columns = Self::default();
+        held.into_iter().for_each(|held| columns.push(held.service.id, &held.state, &held.kept));
+        columns
+    }
+
+    /// Writes these rows, which are there and locked.
+    pub(super) async fn update(self, tx: &mut PgConnection) -> Result<()> {
+        const UPDATE: &str = "UPDATE states t SET since = u.since, maintenance_until = u.maintenance_until, \
+             stored_through = u.stored_through, patience = u.patience, look_at = u.look_at, overlays = u.overlays, \
+             announced = u.announced, snapshot = u.snapshot FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], \
+             $4::bigint[], $5::bigint[], $6::bigint[], $7::smallint[], $8::text[], $9::bytea[]) \
+             AS u (service_id, since, maintenance_until, stored_through, patience, look_at, overlays, announced, snapshot) \
+             WHERE t.service_id = u.service_id";
+        self.run(UPDATE, tx).await.map(drop)
+    }
+
+    /// Writes these rows, as far as there are none. Says how many that were.
+    pub(super) async fn insert(self, tx: &mut PgConnection) -> Result<u64> {
+        const INSERT: &str = "INSERT INTO states (service_id, since, maintenance_until, stored_through, patience, look_at, \
+             overlays, announced, snapshot) SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], \
+             $4::bigint[], $5::bigint[], $6::bigint[], $7::smallint[], $8::text[], $9::bytea[]) ON CONFLICT DO NOTHING";
+        self.run(INSERT, tx).await
+    }
+
+    async fn run(self, statement: &'static str, tx: &mut PgConnection) -> Result<u64> {
+        if self.id.is_empty() {
+            return Ok(0);
+        }
+        let done = sql(statement)
+            .bind(self.id)
+            .bind(self.since)
+            .bind(self.maintenance_until)
+            .bind(self.stored_through)
+            .bind(self.patience)
+            .bind(self.look_at)
+            .bind(self.overlays)
+            .bind(self.announced)
+            .bind(self.snapshot)
+            .execute(tx)
+            .await
+            .map_err(from_sqlx)?;
+        Ok(done.rows_affected())
+    }
+}
