@@ -1,5 +1,9 @@
 //! The adapters over Redis, on a real server.
 
+mod broadcast;
+mod conformance;
+mod support;
+
 use healthmon_adapters::servers::PrivateRedis;
 
 #[test]

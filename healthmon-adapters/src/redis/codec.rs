@@ -1,0 +1,239 @@
+//! How probes and results lie in Redis.
+//!
+//! A probe: a head of fixed length, which scripts read too, then the service as JSON. A result: a
+//! byte for the version, then postcard. Payloads of a version this program does not know are left
+//! to nobody: the probe is given up, see [`probes`](super::probes).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use healthmon_core::{
+    id::{ClaimEpoch, Epoch, Region, ServiceId},
+    probe::{Kind, Observation, Outcome, Phases, Probe, ProbeId, ProbeResult, Reason},
+    service::Service,
+    shard::{Claim, Shard},
+    time::{Slot, Timestamp},
+};
+use serde::{Deserialize, Serialize};
+
+const VERSION: u8 = 1;
+/// version, start-by in µs, slot in ms, timeout in ms, kind, service; scripts know the first four.
+const HEAD: usize = 1 + 8 + 8 + 4 + 1 + 8;
+/// Then whether there is a claim: 0, or 1, shard and epoch.
+const CLAIM: usize = 2 + 8;
+/// How many bytes of services are kept, on either side.
+const KEPT: usize = 32 << 20;
+
+/// A payload that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unreadable: of another version, or not healthmon's")]
+pub(super) struct Unreadable;
+
+/// Something kept of services, up to a number of bytes.
+struct Kept<T> {
+    by_id: HashMap<ServiceId, T>,
+    bytes: usize,
+}
+
+impl<T> Kept<T> {
+    fn new() -> Self {
+        Self { by_id: HashMap::new(), bytes: 0 }
+    }
+
+    fn keep(&mut self, id: ServiceId, bytes: usize, what: T) {
+        // All at once, and rarely: what is needed comes back with its next probe.
+        if self.bytes + bytes > KEPT {
+            self.by_id.clear();
+            self.bytes = 0;
+        }
+        // One that is replaced is counted twice until then.
+        self.bytes += bytes;
+        self.by_id.insert(id, what);
+    }
+}
+
+/// Writes probes; a service is encoded once for as long as it is the same.
+pub(super) struct Encoder(Mutex<Kept<(Arc<Service>, Bytes)>>);
+
+impl Encoder {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Kept::new()))
+    }
+
+    /// Writes `probes` one after the other; returns where each ends.
+    pub(super) fn encode<'a>(
+        &self,
+        probes: impl Iterator<Item = &'a Probe>,
+        out: &mut BytesMut,
+    ) -> Result<Vec<usize>, serde_json::Error> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ends = Vec::with_capacity(probes.size_hint().0);
+        for probe in probes {
+            out.put_u8(VERSION);
+            out.put_i64(probe.start_by.as_micros());
+            out.put_i64(probe.id.slot.as_millis());
+            let timeout = probe.service.settings.timeout.get();
+            out.put_u32(u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX));
+            out.put_u8(probe.id.kind as u8);
+            out.put_u64(probe.id.service.get());
+            match probe.claim {
+                None => out.put_u8(0),
+                Some(claim) => {
+                    out.put_u8(1);
+                    out.put_u16(claim.shard.0);
+                    out.put_u64(claim.epoch.0);
+                }
+            }
+            let service = &probe.service;
+            match kept.by_id.get(&service.id) {
+                Some((known, json)) if Arc::ptr_eq(known, service) || known == service => out.extend_from_slice(json),
+                _ => {
+                    let json = Bytes::from(serde_json::to_vec(&**service)?);
+                    out.extend_from_slice(&json);
+                    kept.keep(service.id, json.len(), (Arc::clone(service), json));
+                }
+            }
+            ends.push(out.len());
+        }
+        Ok(ends)
+    }
+}
+
+/// Reads probes; a service is decoded once for as long as its bytes are the same.
+pub(super) struct Decoder(Mutex<Kept<(Bytes, Arc<Service>)>>);
+
+impl Decoder {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Kept::new()))
+    }
+
+    pub(super) fn decode(&self, region: &Region, payload: &[u8]) -> Result<Probe, Unreadable> {
+        let (head, rest) = Head::read(payload)?;
+        let (claim, json) = match rest.split_first() {
+            Some((0, json)) => (None, json),
+            Some((1, rest)) if rest.len() >= CLAIM => {
+                let (claim, json) = rest.split_at(CLAIM);
+                let shard = Shard(u16::from_be_bytes(part(claim, 0)?));
+                (Some(Claim { shard, epoch: ClaimEpoch(u64::from_be_bytes(part(claim, 2)?)) }), json)
+            }
+            _ => return Err(Unreadable),
+        };
+        let service = self.service(head.service, json)?;
+        let id = ProbeId { service: head.service, slot: head.slot, region: region.clone(), kind: head.kind };
+        Ok(Probe { id, service, start_by: head.start_by, claim })
+    }
+
+    fn service(&self, id: ServiceId, json: &[u8]) -> Result<Arc<Service>, Unreadable> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((bytes, service)) = kept.by_id.get(&id)
+            && bytes == json
+        {
+            return Ok(Arc::clone(service));
+        }
+        let service: Service = serde_json::from_slice(json).map_err(|_| Unreadable)?;
+        if service.id != id {
+            return Err(Unreadable);
+        }
+        let service = Arc::new(service);
+        kept.keep(id, json.len(), (Bytes::copy_from_slice(json), Arc::clone(&service)));
+        Ok(service)
+    }
+}
+
+/// What stands before the service.
+pub(super) struct Head {
+    pub(super) start_by: Timestamp,
+    pub(super) slot: Slot,
+    pub(super) kind: Kind,
+    pub(super) service: ServiceId,
+}
+
+impl Head {
+    pub(super) fn read(payload: &[u8]) -> Result<(Self, &[u8]), Unreadable> {
+        if payload.first() != Some(&VERSION) || payload.len() <= HEAD {
+            return Err(Unreadable);
+        }
+        let (head, rest) = payload.split_at(HEAD);
+        let head = Self {
+            start_by: Timestamp::from_micros(i64::from_be_bytes(part(head, 1)?)),
+            slot: Slot::from_millis(i64::from_be_bytes(part(head, 9)?)),
+            kind: Kind::from_code(i64::from(head[21])).ok_or(Unreadable)?,
+            service: ServiceId::new(u64::from_be_bytes(part(head, 22)?)).map_err(|_| Unreadable)?,
+        };
+        Ok((head, rest))
+    }
+}
+
+fn part<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Unreadable> {
+    bytes.get(at..at + N).and_then(|part| part.try_into().ok()).ok_or(Unreadable)
+}
+
+/// A result as it lies in Redis. Fields are added at the end, with a new version.
+#[derive(Serialize, Deserialize)]
+struct Written<'a> {
+    service: ServiceId,
+    slot: Slot,
+    region: &'a str,
+    kind: u8,
+    epoch: Epoch,
+    started_us: i64,
+    outcome: u8,
+    reason: u8,
+    latency_us: u32,
+    phases: [Option<u32>; 4],
+    code: Option<u16>,
+    certificate_expires_us: Option<i64>,
+    detail: Option<&'a str>,
+}
+
+/// Writes a result.
+pub(super) fn encode_result(result: &ProbeResult) -> Result<Bytes, postcard::Error> {
+    let ProbeResult { id, epoch, started, seen } = result;
+    let Phases { dns_us, connect_us, tls_us, first_byte_us } = seen.phases;
+    let written = Written {
+        service: id.service,
+        slot: id.slot,
+        region: id.region.as_str(),
+        kind: id.kind as u8,
+        epoch: *epoch,
+        started_us: started.as_micros(),
+        outcome: u8::try_from(seen.outcome.code()).unwrap_or(u8::MAX),
+        reason: seen.outcome.reason().map_or(0, |reason| u8::try_from(reason.code()).unwrap_or(u8::MAX)),
+        latency_us: seen.latency_us,
+        phases: [dns_us, connect_us, tls_us, first_byte_us],
+        code: seen.code,
+        certificate_expires_us: seen.certificate_expires.map(Timestamp::as_micros),
+        detail: seen.detail.as_deref(),
+    };
+    let mut out = Vec::with_capacity(96);
+    out.push(VERSION);
+    postcard::to_extend(&written, out).map(Bytes::from)
+}
+
+/// Reads a result.
+pub(super) fn decode_result(payload: &[u8]) -> Result<ProbeResult, Unreadable> {
+    let (&VERSION, rest) = payload.split_first().ok_or(Unreadable)? else { return Err(Unreadable) };
+    let written: Written<'_> = postcard::from_bytes(rest).map_err(|_| Unreadable)?;
+    let reason = match written.reason {
+        0 => None,
+        code => Some(Reason::from_code(i64::from(code)).ok_or(Unreadable)?),
+    };
+    let local = Region::default();
+    let region =
+        if written.region == local.as_str() { local } else { Region::new(written.region).map_err(|_| Unreadable)? };
+    let kind = Kind::from_code(i64::from(written.kind)).ok_or(Unreadable)?;
+    let outcome = Outcome::from_code(i64::from(written.outcome), reason).ok_or(Unreadable)?;
+    let [dns_us, connect_us, tls_us, first_byte_us] = written.phases;
+    let mut seen = Observation::new(outcome, Duration::ZERO);
+    seen.latency_us = written.latency_us;
+    seen.phases = Phases { dns_us, connect_us, tls_us, first_byte_us };
+    seen.code = written.code;
+    seen.certificate_expires = written.certificate_expires_us.map(Timestamp::from_micros);
+    seen.detail = written.detail.map(Into::into);
+    let id = ProbeId { service: written.service, slot: written.slot, region, kind };
+    Ok(ProbeResult { id, epoch: written.epoch, started: Timestamp::from_micros(written.started_us), seen })
+}

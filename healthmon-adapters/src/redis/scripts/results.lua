@@ -1,0 +1,80 @@
+-- Hands results to a recorder, of the shards that are its own.
+--
+-- KEYS[1] the prefix. ARGV: the recorder, its lease in ms, shards, how many results at most, for how
+-- many ms it waits for news when it was given fewer (0: it does not), the shard to begin with, then
+-- of each shard of which it holds unacknowledged results: its number, and the last id it was given.
+-- Answers {shards of those that it has lost, or has anew; {shard, entries} ...}.
+local base, call = KEYS[1], redis.call
+local me, lease, shards, left = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local idle, first = tonumber(ARGV[5]), tonumber(ARGV[6])
+local recorders, owners = base .. ':recorders', base .. ':owners'
+
+local time = call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+call('ZREMRANGEBYSCORE', recorders, '-inf', now)
+-- A moment more than the lease: the clock's fraction was cut.
+call('ZADD', recorders, string.format('%.0f', now + 1 + lease), me)
+local live, lively = {}, 0
+for _, name in ipairs(call('ZRANGE', recorders, 0, -1)) do
+  live[name] = true
+  lively = lively + 1
+end
+local owner = {}
+local owned = call('HGETALL', owners)
+for i = 1, #owned, 2 do owner[tonumber(owned[i])] = owned[i + 1] end
+local held = {}
+for i = 7, #ARGV, 2 do held[tonumber(ARGV[i])] = ARGV[i + 1] end
+
+-- Its share; what nobody has is taken up to that.
+local share, mine, own = math.ceil(shards / lively), 0, {}
+for shard = 0, shards - 1 do
+  if owner[shard] == me then
+    own[shard] = true
+    mine = mine + 1
+  end
+end
+local lost = {}
+for i = 7, #ARGV, 2 do
+  if not own[tonumber(ARGV[i])] then
+    lost[#lost + 1] = tonumber(ARGV[i])
+    held[tonumber(ARGV[i])] = nil
+  end
+end
+for n = 0, shards - 1 do
+  if mine >= share then break end
+  local shard = (first + n) % shards
+  if not own[shard] and not live[owner[shard] or ''] then
+    call('HSET', owners, shard, me)
+    own[shard] = true
+    mine = mine + 1
+  end
+end
+-- What is beyond its share it gives up, of shards of which it holds nothing: empty ones first.
+if mine > share then
+  for _, any in ipairs({ false, true }) do
+    for shard = 0, shards - 1 do
+      if mine <= share then break end
+      if own[shard] and not held[shard] and (any or call('XLEN', base .. ':r:' .. shard) == 0) then
+        call('HDEL', owners, shard)
+        own[shard] = nil
+        mine = mine - 1
+      end
+    end
+  end
+end
+
+local out = { lost }
+for n = 0, shards - 1 do
+  if left == 0 then break end
+  local shard = (first + n) % shards
+  if own[shard] then
+    local from = held[shard] and '(' .. held[shard] or '-'
+    local entries = call('XRANGE', base .. ':r:' .. shard, from, '+', 'COUNT', left)
+    if #entries > 0 then
+      out[#out + 1] = { shard, entries }
+      left = left - #entries
+    end
+  end
+end
+if #out == 1 and idle > 0 then call('SET', base .. ':idle:r', 1, 'PX', idle) end
+return out

@@ -1,0 +1,98 @@
+//! What nobody asks for: leases that ran out, probes that nobody takes, entries that are done.
+
+use std::{sync::Arc, time::Duration};
+
+use fred::types::Value;
+use healthmon_core::ports::QueueError;
+
+use super::{
+    connection::{Script, items, number, strings},
+    probes::Entry,
+    queue::Inner,
+};
+
+static SWEEP: Script = Script::new(include_str!("scripts/sweep.lua"));
+
+/// How often the streams are looked through, by one node of all; more often where leases are short.
+const PERIOD: Duration = Duration::from_secs(1);
+const SHORTEST: Duration = Duration::from_millis(100);
+/// How many probes are given up at a time.
+const ROOM: i64 = 200;
+/// Each how many rounds the count is set right, and consumers of dead processes are forgotten.
+const RECOUNT: u64 = 30;
+const TIDY: u64 = 600;
+
+/// Runs until it is aborted.
+pub(super) async fn run(inner: Arc<Inner>) {
+    let period = (inner.limits.lease_margin / 2).clamp(SHORTEST, PERIOD);
+    let (mut round, mut away) = (0_u64, false);
+    loop {
+        tokio::time::sleep(period).await;
+        round += 1;
+        match inner.round(period, round).await {
+            Ok(()) => away = false,
+            Err(error) if !away => {
+                tracing::warn!(%error, "cannot look after the queue for now");
+                away = true;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Inner {
+    async fn round(&self, period: Duration, round: u64) -> Result<(), QueueError> {
+        // One node a period: whoever comes first.
+        let base = self.connection.base();
+        let turn = i64::try_from(period.as_millis()).unwrap_or(1_000) * 9 / 10;
+        let turn = vec![
+            format!("{base}:upkeep").into(),
+            self.consumer.as_str().into(),
+            "NX".into(),
+            "PX".into(),
+            Value::from(turn),
+        ];
+        if self.connection.say("SET", turn).await?.is_null() {
+            return Ok(());
+        }
+        let regions = self.connection.say("SMEMBERS", vec![format!("{base}:regions").into()]).await?;
+        for region in strings(regions) {
+            while self.sweep(&region, round.is_multiple_of(TIDY)).await? {}
+        }
+        if round.is_multiple_of(RECOUNT) {
+            self.recount().await?;
+        }
+        Ok(())
+    }
+
+    /// Looks through one region; says whether there is more to give up.
+    async fn sweep(&self, region: &str, tidy: bool) -> Result<bool, QueueError> {
+        let (now, margin) = (self.clock.now(), self.limits.lease_margin.as_millis());
+        let arguments: Vec<Value> = vec![
+            region.into(),
+            i64::from(self.shards.get()).into(),
+            now.as_millis().into(),
+            now.as_micros().into(),
+            i64::try_from(margin).unwrap_or(i64::MAX).into(),
+            self.consumer.as_str().into(),
+            ROOM.into(),
+            i64::from(tidy).into(),
+        ];
+        let answer = items(self.connection.run(&SWEEP, arguments).await?);
+        let more = i64::try_from(answer.len()).unwrap_or(0) >= ROOM;
+        let entries = answer.into_iter().filter_map(|entry| {
+            let mut entry = items(entry).into_iter();
+            Some(Entry {
+                stream: entry.next()?.into_string()?,
+                id: entry.next()?.into_string()?,
+                deliveries: u32::try_from(number(&entry.next()?)).unwrap_or(u32::MAX),
+                payload: entry.next().and_then(Value::into_bytes).unwrap_or_default(),
+            })
+        });
+        let entries: Vec<Entry> = entries.collect();
+        if !entries.is_empty() {
+            self.give_up(entries).await?;
+        }
+        Ok(more)
+    }
+}

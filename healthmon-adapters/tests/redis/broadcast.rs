@@ -1,0 +1,1 @@
+//! Hints across nodes and outages.
