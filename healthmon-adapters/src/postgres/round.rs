@@ -20,9 +20,6 @@ use super::{
 
 /// How many changes are read at a time.
 const PAGE: usize = 5_000;
-/// Longer than any statement about leases takes: beyond it the database counts as away.
-const PATIENCE: Duration = Duration::from_secs(3);
-
 /// What a round is to do.
 pub(super) struct Ask {
     /// Leases to renew, when it is time for that.
@@ -34,6 +31,8 @@ pub(super) struct Ask {
     /// After which revision each shard's services are to be read.
     pub(super) feed: Vec<(Shard, Revision)>,
     pub(super) now: Timestamp,
+    /// Longer than dealing with leases takes: beyond it the database counts as away.
+    pub(super) patience: Duration,
 }
 
 /// What a round found.
@@ -86,8 +85,8 @@ fn away(why: String) -> StoreError {
 }
 
 /// Bounds what should take moments.
-async fn soon<T>(step: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    tokio::time::timeout(PATIENCE, step).await.unwrap_or_else(|_| Err(away("the database does not answer".to_owned())))
+async fn soon<T>(patience: Duration, step: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(patience, step).await.unwrap_or_else(|_| Err(away("the database does not answer".to_owned())))
 }
 
 async fn run(postgres: Postgres, claims: Claims, ask: Ask) -> Result<Answer, StoreError> {
@@ -113,9 +112,9 @@ async fn run(postgres: Postgres, claims: Claims, ask: Ask) -> Result<Answer, Sto
         tx.commit().await.map_err(from_sqlx)?;
         Ok((renewal, share, claimed))
     };
-    let (renewal, share, claimed) = soon(leases).await?;
+    let (renewal, share, claimed) = soon(ask.patience, leases).await?;
     let claimed = load(&postgres, claimed, ask.now).await?;
-    let changed = changes(&postgres, ask.feed).await?;
+    let changed = changes(&postgres, ask.feed, ask.patience).await?;
     Ok(Answer { began, renewal, share, claimed, released: ask.release, changed })
 }
 
@@ -124,8 +123,11 @@ async fn load(postgres: &Postgres, standings: Vec<Standing>, now: Timestamp) -> 
     // What fell due before then can no longer be begun.
     let oldest = now.before(Probe::START_BY_LIMIT);
     let held = |standing: Standing| {
-        let emitter = standing.emitted_through.map(|through| Emitter::going_on_after(through.max(oldest)));
-        Held { claim: standing.claim, seen: Revision(0), emitter: emitter.unwrap_or_default(), next: None }
+        let mut emitter = Emitter::of_a_shard(postgres.shards());
+        if let Some(through) = standing.emitted_through {
+            emitter.go_on_after(through.max(oldest));
+        }
+        Held { claim: standing.claim, seen: Revision(0), emitter, next: None }
     };
     let mut claimed: Vec<Held> = standings.into_iter().map(held).collect();
     claimed.sort_by_key(|held| held.claim.shard);
@@ -151,10 +153,14 @@ async fn load(postgres: &Postgres, standings: Vec<Standing>, now: Timestamp) -> 
 }
 
 /// What changed in these shards, by revision.
-async fn changes(postgres: &Postgres, mut feed: Vec<(Shard, Revision)>) -> Result<Vec<Service>, StoreError> {
+async fn changes(
+    postgres: &Postgres,
+    mut feed: Vec<(Shard, Revision)>,
+    patience: Duration,
+) -> Result<Vec<Service>, StoreError> {
     let mut changed = Vec::new();
     while !feed.is_empty() {
-        let page = soon(page(postgres, &feed)).await?;
+        let page = soon(patience, page(postgres, &feed)).await?;
         let full = page.len() == PAGE;
         for (revision, service) in page {
             // Revisions grow with the page, for all shards alike.

@@ -52,6 +52,9 @@ const PATIENCE_WHEN_TOLD: Duration = Duration::from_millis(250);
 /// How long a call may wait for leases without which it must not emit.
 const PATIENCE_FOR_TRUST: Duration = Duration::from_secs(2);
 
+/// How long dealing with leases may take at most; with short leases less.
+const LEASES_WITHIN: Duration = Duration::from_secs(3);
+
 /// How a [`PostgresScheduler`] shares shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchedulerOptions {
@@ -133,6 +136,8 @@ impl PostgresScheduler {
         let options = SchedulerOptions { lease: options.lease.max(Duration::from_millis(100)), ..options };
         let start = RandomState::new().build_hasher().finish();
         let name = format!("{}/{start:016x}", options.node);
+        metrics::describe_counter!("healthmon_lease_changes_total", "Leases on shards claimed, released and lost");
+        metrics::describe_gauge!("healthmon_shards_held", "Shards that this process schedules");
         let claims = Claims::new(name, options.lease);
         let mut tx = postgres.begin().await?;
         claims.prepare(&mut tx, postgres.shards()).await?;
@@ -207,6 +212,7 @@ impl PostgresScheduler {
             held: inner.held.len(),
             feed: inner.held.iter().map(|(shard, held)| (*shard, held.seen)).collect(),
             now,
+            patience: (self.options.lease / 3).min(LEASES_WITHIN),
         };
         inner.began = Some(Instant::now());
         inner.round = Some(Round::begin(self.postgres.clone(), self.claims.clone(), ask, inner.told));
@@ -241,6 +247,9 @@ impl PostgresScheduler {
         }
         inner.leaving.retain(|left| !answer.released.contains(left));
         let lost = self.learn_leases(inner, &answer);
+        changes("claimed", answer.claimed.len());
+        changes("released", answer.released.len());
+        changes("lost", lost);
         for held in answer.claimed {
             inner.held.insert(held.claim.shard, held);
         }
@@ -252,6 +261,7 @@ impl PostgresScheduler {
                 held.emitter.take_in(service, now);
             }
         }
+        metrics::gauge!("healthmon_shards_held").set(u32::try_from(inner.held.len()).unwrap_or(u32::MAX));
         Ok(lost)
     }
 
@@ -287,6 +297,10 @@ impl PostgresScheduler {
         };
         timeout(PATIENCE_FOR_TRUST, released).await.unwrap_or_else(|_| Err(silent())).map_err(unusable)
     }
+}
+
+fn changes(change: &'static str, count: usize) {
+    metrics::counter!("healthmon_lease_changes_total", "change" => change).increment(count as u64);
 }
 
 fn silent() -> StoreError {

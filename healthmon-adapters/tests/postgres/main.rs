@@ -1,6 +1,8 @@
 //! The adapters over PostgreSQL, on a real server.
 
 mod connect;
+mod speed;
+mod scheduler;
 mod store;
 mod support;
 

@@ -64,6 +64,7 @@ impl Tick {
         let now = self.clock.now();
         match self.scheduler.due(now, self.batch).await {
             Ok(due) => {
+                self.vitals.scheduled(now);
                 self.vitals.missed(due.missed);
                 if due.missed > 0 {
                     tracing::warn!(slots = due.missed, "slots were missed and are skipped");

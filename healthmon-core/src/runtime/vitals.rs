@@ -2,7 +2,10 @@
 //! installs a recorder, and as newest values for whoever asks.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ports::{Enqueued, Recorded, SetAside},
-    probe::{Kind, Probe, ProbeResult},
+    probe::{IndeterminateReason, Kind, Outcome, Probe, ProbeResult},
     status::{LogEntry, LogEvent},
     time::Timestamp,
 };
@@ -29,6 +32,9 @@ pub struct Vitals {
     fenced: Counter,
     recorded: Counter,
     repeated: Counter,
+    expired: Counter,
+    /// When the scheduler last answered, in microseconds; 0 is never.
+    scheduled_at_us: AtomicI64,
 }
 
 /// Spans of the last moments.
@@ -40,6 +46,8 @@ pub struct VitalSigns {
     pub start_lateness: Recent,
     /// From a probe's start to its result being recorded by this process, the probe's own time included.
     pub record_lag: Recent,
+    /// When this process's scheduler last said what is due, if it ever did.
+    pub scheduled_at: Option<Timestamp>,
 }
 
 /// How many there were in the last ten to twenty seconds, and the longest.
@@ -118,6 +126,7 @@ impl Default for Vitals {
         describe_counter!("healthmon_probes_fenced_total", "Probes that the queue dropped: their claim was stale");
         describe_counter!("healthmon_probes_total", "Probes performed, by outcome and reason");
         describe_counter!("healthmon_results_recorded_total", "Results recorded");
+        describe_counter!("healthmon_probes_expired_total", "Probes that nobody began by their start-by, as recorded");
         describe_counter!("healthmon_results_repeated_total", "Results that were recorded already");
         describe_counter!("healthmon_results_set_aside_total", "Results that cannot be recorded, by why");
         describe_counter!("healthmon_transitions_total", "Transitions recorded, by the status they lead to");
@@ -130,6 +139,8 @@ impl Default for Vitals {
             fenced: counter!("healthmon_probes_fenced_total"),
             recorded: counter!("healthmon_results_recorded_total"),
             repeated: counter!("healthmon_results_repeated_total"),
+            expired: counter!("healthmon_probes_expired_total"),
+            scheduled_at_us: AtomicI64::new(0),
         }
     }
 }
@@ -141,7 +152,15 @@ impl Vitals {
             emission_lateness: self.emission.recent(now),
             start_lateness: self.start.recent(now),
             record_lag: self.record.recent(now),
+            scheduled_at: Some(self.scheduled_at_us.load(Ordering::Relaxed))
+                .filter(|at| *at > 0)
+                .map(Timestamp::from_micros),
         }
+    }
+
+    /// The scheduler said what is due.
+    pub(super) fn scheduled(&self, now: Timestamp) {
+        self.scheduled_at_us.store(now.as_micros(), Ordering::Relaxed);
     }
 
     /// Probes were enqueued.
@@ -172,6 +191,8 @@ impl Vitals {
         self.record.note(now, results.iter().map(|result| now.since(result.started)));
         self.recorded.increment(recorded.inserted as u64);
         self.repeated.increment(recorded.repeated as u64);
+        let expired = Outcome::Indeterminate(IndeterminateReason::Expired);
+        self.expired.increment(results.iter().filter(|result| result.seen.outcome == expired).count() as u64);
         for (_, why) in &recorded.set_aside {
             self.set_aside(*why);
         }

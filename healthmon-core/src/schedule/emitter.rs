@@ -11,6 +11,7 @@ use crate::{
     id::{Region, ServiceId},
     probe::{Kind, Probe},
     service::{Activity, Service},
+    shard::ShardCount,
     time::{Slot, Timestamp},
 };
 
@@ -40,8 +41,10 @@ const IDLE: Duration = Duration::from_secs(1);
 /// assert_eq!(probes.len(), 2, "one at once, because it is new, and one slot");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Emitter {
+    /// How far apart edge probes of a crowd come.
+    edge_spacing: Duration,
     services: HashMap<ServiceId, Arc<Service>>,
     rings: Rings,
     /// Up to here slots have been found due.
@@ -66,10 +69,33 @@ struct Begun {
     regions: usize,
 }
 
+impl Default for Emitter {
+    /// One for all services there are.
+    fn default() -> Self {
+        Self {
+            edge_spacing: EDGE_SPACING,
+            services: HashMap::new(),
+            rings: Rings::new(),
+            cursor: None,
+            pending: VecDeque::new(),
+            begun: None,
+            edges: BTreeSet::new(),
+            edge_of: HashMap::new(),
+            last_edge: Timestamp::default(),
+        }
+    }
+}
+
 impl Emitter {
-    /// One that goes on where another stopped: slots after `cursor` have not been emitted.
-    pub fn going_on_after(cursor: Timestamp) -> Self {
-        Self { cursor: Some(cursor), ..Self::default() }
+    /// One for the services of a single shard: a crowd that comes to all shards alike is spread as
+    /// thinly as if there were one emitter for all.
+    pub fn of_a_shard(shards: ShardCount) -> Self {
+        Self { edge_spacing: EDGE_SPACING * u32::from(shards.get()), ..Self::default() }
+    }
+
+    /// Goes on where another stopped: slots after `cursor` have not been emitted.
+    pub fn go_on_after(&mut self, cursor: Timestamp) {
+        self.cursor = Some(cursor);
     }
 
     /// How many services it emits for.
@@ -100,11 +126,19 @@ impl Emitter {
             None => now.since(service.scheduled_since) < EDGE_FRESHNESS,
         };
         if anew {
-            let latest = now.after(EDGE_SPREAD.min(service.settings.interval.get()));
-            self.last_edge = self.last_edge.after(EDGE_SPACING).max(now).min(latest);
+            let spread = EDGE_SPREAD.min(service.settings.interval.get());
+            let next = self.last_edge.after(self.edge_spacing).max(now);
+            let at = if next <= now.after(spread) {
+                self.last_edge = next;
+                next
+            } else {
+                // Too many to come one after the other: each at a place of its own within the spread.
+                let millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX).max(1);
+                now.after(Duration::from_millis(super::mix(id.get()) % millis))
+            };
             self.forget_edge(id);
-            self.edges.insert((self.last_edge, id));
-            self.edge_of.insert(id, self.last_edge);
+            self.edges.insert((at, id));
+            self.edge_of.insert(id, at);
         }
         self.services.insert(id, Arc::new(service));
     }
