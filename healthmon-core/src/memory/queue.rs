@@ -30,6 +30,14 @@ pub struct QueueLimits {
     pub drain_lease: Duration,
 }
 
+impl QueueLimits {
+    /// The bounds for a queue that nodes share: room for a million, so that results of an hour's
+    /// outage of the store find a place; a margin of 5 s and a lease of 10 s.
+    pub const fn shared() -> Self {
+        Self { capacity: 1_000_000, lease_margin: Duration::from_secs(5), drain_lease: Duration::from_secs(10) }
+    }
+}
+
 impl Default for QueueLimits {
     fn default() -> Self {
         Self { capacity: 100_000, lease_margin: Duration::from_secs(5), drain_lease: Duration::from_secs(10) }

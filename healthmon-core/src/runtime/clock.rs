@@ -1,10 +1,7 @@
 //! The real clock, and the one that tests drive.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,55 +10,64 @@ use crate::{
     time::Timestamp,
 };
 
-/// The machine's wall clock, which for this process never runs backwards.
+/// The machine's wall clock, or that of a store which it [follows](Self::follow); for this process
+/// it never runs backwards.
 ///
 /// When the wall clock is set forward, this clock follows at once. When it is set back, this one
 /// goes on at nine tenths of its pace until the wall clock has caught up: a slot that was planned
-/// is never planned again.
+/// is never planned again. A clock that follows a store takes no notice of steps of this machine's.
 #[derive(Debug)]
 pub struct SystemClock {
     last: Mutex<(Instant, Timestamp)>,
-    /// Microseconds to add to the wall clock.
-    correction_us: AtomicI64,
+    /// An instant, and what the store's clock showed then.
+    anchor: Mutex<Option<(Instant, Timestamp)>>,
 }
 
 impl SystemClock {
     /// The clock, beginning with the wall clock's time.
     pub fn new() -> Self {
-        Self { last: Mutex::new((Instant::now(), wall())), correction_us: AtomicI64::new(0) }
+        Self { last: Mutex::new((Instant::now(), wall())), anchor: Mutex::default() }
     }
-}
 
-impl SystemClock {
     /// Follows the time of a store that several nodes share, so that all of them mean the same by
-    /// now: asks it, and corrects this clock by what it is off, at most half the answer's way.
-    /// Without an answer the last correction stays.
+    /// now: asks it what its clock shows. To be called now and then; between two calls, and while
+    /// the store is away, this clock goes on by itself.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn follow(&self, store: &dyn ResultStore) -> Result<(), StoreError> {
-        let asked = (Instant::now(), wall());
+        let asked = Instant::now();
         let theirs = store.now().await?;
-        let way = asked.0.elapsed();
-        let off = theirs.as_micros() - asked.1.after(way / 2).as_micros();
-        let before = self.correction_us.load(Ordering::Relaxed);
-        if let Some(correction) = correction(before, off, way) {
-            self.correction_us.store(correction, Ordering::Relaxed);
-            if (correction - before).abs() >= 1_000_000 {
-                tracing::warn!(off_ms = correction / 1_000, "this machine's clock is off by the store's");
+        let way = asked.elapsed();
+        let (middle, shown) = (asked + way / 2, self.shown_at(asked + way / 2));
+        let off_us = theirs.as_micros() - shown.as_micros();
+        let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        if says_something(off_us, way) || anchor.is_none() {
+            if off_us.abs() >= 1_000_000 {
+                tracing::warn!(off_ms = off_us / 1_000, "this process's clock was off by the store's");
             }
+            *anchor = Some((middle, theirs));
         }
         Ok(())
     }
+
+    /// What the clock to be followed shows at an instant that is not long ago.
+    fn shown_at(&self, instant: Instant) -> Timestamp {
+        let anchor = *self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        match anchor {
+            Some((then, shown)) => shown.after(instant.saturating_duration_since(then)),
+            None => wall().before(instant.elapsed()),
+        }
+    }
 }
 
-/// What the wall clock is to be corrected by, when an answer that took `way` said that it is `off`
-/// by so much: nothing new if that is within what the way leaves open.
-fn correction(before: i64, off: i64, way: Duration) -> Option<i64> {
+/// Whether an answer that took `way`, by which this clock is `off_us` microseconds off, is more
+/// than the way's own uncertainty.
+fn says_something(off_us: i64, way: Duration) -> bool {
     /// An answer that took longer says too little.
     const LONGEST: Duration = Duration::from_secs(1);
     let open = i64::try_from(way.as_micros() / 2).unwrap_or(i64::MAX);
-    (way <= LONGEST && (off - before).abs() > open.max(500)).then_some(off)
+    way <= LONGEST && off_us.abs() > open.max(500)
 }
 
 impl Default for SystemClock {
@@ -85,8 +91,7 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let instant = Instant::now();
-        let wall = Timestamp::from_micros(wall().as_micros() + self.correction_us.load(Ordering::Relaxed));
-        let now = follow(last.1, instant.saturating_duration_since(last.0), wall);
+        let now = follow(last.1, instant.saturating_duration_since(last.0), self.shown_at(instant));
         *last = (instant, now);
         now
     }
@@ -115,7 +120,10 @@ impl Clock for TimerClock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::memory::{MemoryResultStore, StoreLimits};
 
     #[test]
     fn the_clock_follows_a_wall_clock_set_forward_and_never_one_set_back() {
@@ -127,11 +135,23 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_corrected_by_no_more_than_an_answer_can_say() {
+    fn a_clock_is_corrected_by_no_less_than_an_answer_leaves_open() {
         let millis = Duration::from_millis;
-        assert_eq!(correction(0, 30_000, millis(10)), Some(30_000), "30 ms off, told within 10 ms");
-        assert_eq!(correction(30_000, 33_000, millis(10)), None, "within half the way");
-        assert_eq!(correction(30_000, -90_000_000, millis(1)), Some(-90_000_000), "an hour is corrected too");
-        assert_eq!(correction(0, 30_000_000, millis(1_500)), None, "too slow to be believed");
+        assert!(says_something(30_000, millis(10)), "30 ms off, told within 10 ms");
+        assert!(!says_something(-3_000, millis(10)), "within half the way");
+        assert!(says_something(-90_000_000, millis(1)), "an hour is corrected too");
+        assert!(!says_something(30_000_000, millis(1_500)), "too slow to be believed");
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_follows_a_store_shows_its_time() {
+        let at = Timestamp::from_millis(1_700_000_000_000);
+        let store = MemoryResultStore::new(Arc::new(TimerClock::starting_at(at)), StoreLimits::default());
+        let clock = SystemClock::new();
+        assert!(clock.now() > at.after(Duration::from_hours(24)));
+        clock.follow(&store).await.unwrap();
+        // It does not run backwards, so what it follows is looked at.
+        let off = clock.shown_at(Instant::now()).as_micros() - store.now().await.unwrap().as_micros();
+        assert!(off.abs() < 1_000_000, "{off} µs off");
     }
 }
