@@ -104,6 +104,13 @@ def kubernetes(documents, scaled, secret):
         want(here == secret["metadata"]["namespace"], f"{document['kind']} is elsewhere")
 
     [target] = pick(scaled, "ScaledObject")
+    # KEDA's published schema lets unknown keys pass.
+    known = {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "triggers", "advanced"}
+    want(target["spec"].keys() == known, f"the ScaledObject has {sorted(target['spec'])}")
+    for trigger in target["spec"]["triggers"]:
+        want(trigger.keys() == {"type", "metricType", "metadata"}, f"its trigger has {sorted(trigger)}")
+        known = {"serverAddress", "query", "threshold", "ignoreNullValues"}
+        want(trigger["metadata"].keys() == known, f"its trigger's metadata has {sorted(trigger['metadata'])}")
     [worker] = [one for one in pick(scaled, "Deployment") if one["metadata"]["name"] == "worker"]
     want(target["spec"]["scaleTargetRef"]["name"] == "worker", "the ScaledObject's target")
     want("replicas" not in worker["spec"], "an apply would undo what KEDA scaled")
