@@ -8,6 +8,7 @@ mod head;
 mod hosts;
 mod nodes;
 mod partitions;
+mod queue;
 mod read;
 mod record;
 mod regions;
@@ -21,5 +22,6 @@ mod store;
 
 pub use connect::{Postgres, PostgresOptions};
 pub use nodes::{NodeRow, PostgresNodes, ShardRow};
+pub use queue::PostgresProbeQueue;
 pub use scheduler::{PostgresScheduler, SchedulerOptions};
 pub use store::PostgresResultStore;

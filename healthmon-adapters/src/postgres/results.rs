@@ -1,7 +1,7 @@
 //! Writing rows of `results`, many at a time.
 
 use healthmon_core::{id::Applied, probe::ProbeResult, time::Timestamp};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Postgres, postgres::PgArguments, query::Query};
 
 use super::{connect::sql, rows};
 
@@ -49,35 +49,41 @@ impl ResultColumns {
         self.detail.push(seen.detail.as_deref().map(ToOwned::to_owned));
     }
 
+    /// Binds them as the parameters 1 to 17, in the order of the fields.
+    pub(super) fn bind_to(self, query: Query<'_, Postgres, PgArguments>) -> Query<'_, Postgres, PgArguments> {
+        query
+            .bind(self.service)
+            .bind(self.slot)
+            .bind(self.delay)
+            .bind(self.applied)
+            .bind(self.certificate)
+            .bind(self.latency)
+            .bind(self.epoch)
+            .bind(self.dns)
+            .bind(self.connect)
+            .bind(self.tls)
+            .bind(self.first_byte)
+            .bind(self.region)
+            .bind(self.kind)
+            .bind(self.outcome)
+            .bind(self.reason)
+            .bind(self.code)
+            .bind(self.detail)
+    }
+
     /// Inserts these rows, none of which is there: their services' states are locked, and it was looked.
     pub(super) async fn insert(self, tx: &mut PgConnection) -> sqlx::Result<()> {
         if self.service.is_empty() {
             return Ok(());
         }
-        sql("INSERT INTO results (service_id, slot, delay, applied, certificate, latency, epoch, dns, connect, tls, \
+        let insert = sql(
+            "INSERT INTO results (service_id, slot, delay, applied, certificate, latency, epoch, dns, connect, tls, \
              first_byte, region_id, kind, outcome, reason, code, detail) SELECT * FROM UNNEST($1::bigint[], $2::bigint[], \
              $3::bigint[], $4::bigint[], $5::bigint[], $6::integer[], $7::integer[], $8::integer[], $9::integer[], \
              $10::integer[], $11::integer[], $12::smallint[], $13::smallint[], $14::smallint[], $15::smallint[], \
-             $16::smallint[], $17::text[])")
-        .bind(self.service)
-        .bind(self.slot)
-        .bind(self.delay)
-        .bind(self.applied)
-        .bind(self.certificate)
-        .bind(self.latency)
-        .bind(self.epoch)
-        .bind(self.dns)
-        .bind(self.connect)
-        .bind(self.tls)
-        .bind(self.first_byte)
-        .bind(self.region)
-        .bind(self.kind)
-        .bind(self.outcome)
-        .bind(self.reason)
-        .bind(self.code)
-        .bind(self.detail)
-        .execute(tx)
-        .await?;
+             $16::smallint[], $17::text[])",
+        );
+        self.bind_to(insert).execute(tx).await?;
         Ok(())
     }
 }
