@@ -2,7 +2,10 @@
 
 mod broadcast;
 mod conformance;
+mod sharing;
 mod support;
+mod tls;
+mod trouble;
 
 use healthmon_adapters::servers::PrivateRedis;
 
