@@ -1,6 +1,8 @@
 //! The command line.
 
-use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+mod access;
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use healthmon_adapters::sqlite::Durability;
@@ -10,6 +12,8 @@ use healthmon_core::{
     shard::{InvalidShardCount, ShardCount},
     time::span,
 };
+
+pub use access::{AccessArgs, AuthCommand, HashPasswordArgs, NewTokenArgs};
 
 use crate::{
     Config,
@@ -43,6 +47,9 @@ pub enum Command {
     ///
     /// Exit status: 0 passed, 1 failed, 2 wrong usage, 3 nothing learnt about the target.
     Check(CheckArgs),
+    /// Make what the settings say of users and tokens
+    #[command(subcommand)]
+    Auth(AuthCommand),
 }
 
 /// How logs look.
@@ -124,6 +131,13 @@ pub struct ServeArgs {
     /// How long probes under way may go on after SIGTERM
     #[arg(long, default_value = "10s", env = "HEALTHMON_DRAIN", value_parser = span::parse, value_name = "SPAN")]
     pub drain: Duration,
+    /// A file with settings, in YAML: flags and the environment go before it. SIGHUP has who may
+    /// use the API read from it again
+    #[arg(long, env = "HEALTHMON_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Who may use the API.
+    #[command(flatten)]
+    pub access: AccessArgs,
 }
 
 fn shard_count(text: &str) -> Result<ShardCount, String> {
@@ -143,6 +157,7 @@ impl ServeArgs {
         });
         let config = Config {
             listen: self.listen,
+            access: self.access.to_settings(),
             database: self.database.clone(),
             migrations_url: self.migrations_url.clone(),
             queue,

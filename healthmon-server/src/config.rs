@@ -8,11 +8,15 @@ use clap::ValueEnum;
 use healthmon_adapters::sqlite::Durability;
 use healthmon_core::{id::Region, runtime::Tuning, shard::ShardCount};
 
+use crate::auth::{AccessError, AccessSettings, Anonymous};
+
 /// The server's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where the API listens; beyond loopback only with tokens or users.
     pub listen: SocketAddr,
+    /// Who may use the API.
+    pub access: AccessSettings,
     /// The database.
     pub database: Database,
     /// Where to migrate the schema, when the database URL goes through a connection pooler.
@@ -144,6 +148,7 @@ impl Config {
     pub fn new(database: impl Into<PathBuf>) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            access: AccessSettings::default(),
             database: Database::File(database.into()),
             migrations_url: None,
             queue: Queue::Memory,
@@ -163,7 +168,9 @@ impl Config {
     /// # Errors
     /// What does not fit together, and what would.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if !self.listen.ip().is_loopback() {
+        self.access.check()?;
+        let asks_nobody = !self.access.is_authenticated() && self.access.anonymous == Anonymous::Refused;
+        if asks_nobody && !self.listen.ip().is_loopback() {
             return Err(ConfigError::BeyondLoopback(self.listen));
         }
         let all = ServerRole::value_variants();
@@ -186,10 +193,13 @@ impl Config {
 pub enum ConfigError {
     /// Anyone who could reach the API could make this machine probe anything.
     #[error(
-        "--listen {0} is beyond loopback, and there is no authentication yet; use 127.0.0.1 or [::1], \
-         and a reverse proxy with authentication to reach it from elsewhere"
+        "--listen {0} is beyond loopback, where anyone could have this machine probe anything: name users or tokens \
+         in the settings (`healthmon auth new-token` prints one), or say --allow-anonymous"
     )]
     BeyondLoopback(SocketAddr),
+    /// It is not clear who may do what.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// A queue in memory is one process's.
     #[error(
         "--role leaves out {0}, but a queue in memory needs every role in this process; give --queue postgres or redis://…"

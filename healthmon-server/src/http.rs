@@ -19,8 +19,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use problem::Problem;
 pub use routes::{Need, Route};
 
-use self::routes::Routes;
-use crate::{auth::AccessRole, hub::Hub};
+use self::{
+    guard::Guard,
+    routes::{Routes, Table},
+};
+use crate::{
+    auth::{AccessRole, Gate},
+    hub::Hub,
+};
 
 /// The largest request body: settings with a probe's body of 64 KiB fit several times.
 const BODY_LIMIT: usize = 256 * 1024;
@@ -33,6 +39,8 @@ const CLIENTS: usize = 10_000;
 pub(crate) struct Api {
     pub(crate) handle: Handle,
     pub(crate) hub: Arc<Hub>,
+    /// Knows who may use the API.
+    pub(crate) access: Arc<Gate>,
     pub(crate) address: SocketAddr,
     pub(crate) closing: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -44,11 +52,12 @@ impl Api {
     pub(crate) fn new(
         handle: Handle,
         hub: Arc<Hub>,
+        access: Arc<Gate>,
         address: SocketAddr,
         closing: CancellationToken,
         tasks: TaskTracker,
     ) -> Self {
-        Self { handle, hub, address, closing, tasks, places: Arc::new(Semaphore::new(CLIENTS)) }
+        Self { handle, hub, access, address, closing, tasks, places: Arc::new(Semaphore::new(CLIENTS)) }
     }
 }
 
@@ -87,11 +96,17 @@ pub fn routes() -> Vec<Route> {
 
 /// The API.
 pub(crate) fn router(api: Api) -> Router {
-    let (router, _table) = declared().into_parts();
+    let (router, table) = declared().into_parts();
+    guarded(router, table, api)
+}
+
+/// Puts these routes behind the guard, which refuses those that the table does not have.
+fn guarded(router: Router<Api>, table: Table, api: Api) -> Router {
+    let guard = Arc::new(Guard { api: api.clone(), table });
     router
         .fallback(any(problem::no_route))
         .method_not_allowed_fallback(problem::no_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(middleware::from_fn_with_state(api.clone(), guard::same_origin))
+        .layer(middleware::from_fn_with_state(guard, guard::admit))
         .with_state(api)
 }

@@ -11,6 +11,7 @@ mod http;
 mod hub;
 pub mod logging;
 mod serve;
+pub mod settings;
 pub mod watch;
 
 pub use config::Config;

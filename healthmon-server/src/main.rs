@@ -1,14 +1,15 @@
 //! The `healthmon` binary: arguments, logging, signals.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
-use clap::Parser;
 use healthmon_server::{
-    Server, check,
-    cli::{Cli, Command, ServeArgs},
-    logging, watch,
+    Server, auth, check,
+    cli::{Command, ServeArgs},
+    logging,
+    settings::{self, SettingsError},
+    watch,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A probe is a few dozen short-lived allocations, made on one thread and freed on another: the
 /// system's allocator spends a sixth of a probe's time on them, and gives memory back to the
@@ -21,7 +22,11 @@ const USAGE: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match settings::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(SettingsError::Usage(error)) => error.exit(),
+        Err(error) => return fail(USAGE, &error.to_string()),
+    };
     if let Err(error) = logging::init(&cli.log) {
         return fail(USAGE, &format!("--log {}: {error}", cli.log.log));
     }
@@ -35,6 +40,10 @@ async fn main() -> ExitCode {
             Ok(status) => ExitCode::from(status),
             Err(error) => fail(USAGE, &error.to_string()),
         },
+        Command::Auth(command) => match auth::command::run(&command, &mut std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(1, &error.to_string()),
+        },
     }
 }
 
@@ -43,8 +52,10 @@ async fn run(args: &ServeArgs, wanted: Option<watch::Wanted>) -> ExitCode {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
-    let stop = match stop_signal() {
-        Ok(stop) => stop,
+    // Without a file there is nothing to read again, and a terminal that closes ends what runs in it.
+    let hangups = args.config.as_ref().map(|_| signal(SignalKind::hangup())).transpose();
+    let (stop, hangups) = match stop_signal().and_then(|stop| Ok((stop, hangups?))) {
+        Ok(signals) => signals,
         Err(error) => return fail(1, &format!("cannot listen for signals: {error}")),
     };
     let served = async {
@@ -55,10 +66,31 @@ async fn run(args: &ServeArgs, wanted: Option<watch::Wanted>) -> ExitCode {
             }
             wanted.register(&server.handle()).await;
         }
+        if let Some(hangups) = hangups {
+            tokio::spawn(reload(server.access(), hangups));
+        }
         server.run(stop).await.map(|()| ExitCode::SUCCESS)
     };
     let ended: Result<_, healthmon_server::ServeError> = served.await;
     ended.unwrap_or_else(|error| fail(1, &error.to_string()))
+}
+
+/// At each SIGHUP, has the settings file say anew who may use the API. What is wrong with it is
+/// logged, and nothing changes.
+async fn reload(access: Arc<auth::Gate>, mut hangups: Signal) {
+    while hangups.recv().await.is_some() {
+        let read = settings::access(std::env::args_os());
+        let replaced = read.map_err(|error| error.to_string()).and_then(|settings| {
+            let (users, tokens) = (settings.users.len(), settings.tokens.len());
+            access.replace(settings).map(|()| (users, tokens)).map_err(|error| error.to_string())
+        });
+        match replaced {
+            Ok((users, tokens)) => tracing::info!(users, tokens, "SIGHUP: read anew who may use the API"),
+            Err(error) => {
+                tracing::error!(error, "SIGHUP: the settings are refused; who may use the API stays as it was")
+            }
+        }
+    }
 }
 
 /// Resolves at SIGTERM or SIGINT.

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use axum::extract::ConnectInfo;
 use healthmon_adapters::{
     http::{HttpProber, HttpProberConfig},
     net::{AddressPolicy, Dialer, Loopback, tls::TlsSetupError},
@@ -11,6 +12,7 @@ use healthmon_core::{
     ports::{Clock, ResultStore, StoreError},
     runtime::{BuildError, Handle, Monitor, RunError, clock::SystemClock},
 };
+use hyper::service::{Service, service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -20,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Config,
+    auth::Gate,
     config::{ConfigError, Database},
     http::{Api, router},
     hub::Hub,
@@ -72,6 +75,7 @@ pub struct Server {
     address: SocketAddr,
     monitor: Monitor,
     store: Arc<SqliteResultStore>,
+    access: Arc<Gate>,
 }
 
 impl Server {
@@ -81,6 +85,7 @@ impl Server {
     /// See [`ServeError`].
     pub async fn bind(config: Config) -> Result<Self, ServeError> {
         config.check()?;
+        let access = Arc::new(Gate::new(config.access.clone()).map_err(ConfigError::from)?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let Database::File(path) = &config.database else { unimplemented!("PostgreSQL comes with the next change") };
         let options =
@@ -99,12 +104,17 @@ impl Server {
         let listen = |source| ServeError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        Ok(Self { listener, address, monitor, store })
+        Ok(Self { listener, address, monitor, store, access })
     }
 
     /// Where the API listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Who may use the API: it can be replaced while the server runs.
+    pub fn access(&self) -> Arc<Gate> {
+        Arc::clone(&self.access)
     }
 
     /// What registers, pauses, lists and queries.
@@ -121,7 +131,7 @@ impl Server {
         let tasks = TaskTracker::new();
         let hub = Arc::new(Hub::new(self.monitor.handle()));
         tasks.spawn(Arc::clone(&hub).follow(closing.clone()));
-        let api = Api::new(self.monitor.handle(), hub, self.address, closing.clone(), tasks.clone());
+        let api = Api::new(self.monitor.handle(), hub, self.access, self.address, closing.clone(), tasks.clone());
         tasks.spawn(accept(self.listener, api, closing.clone(), tasks.clone()));
         tracing::info!(url = %format_args!("http://{}/api/v1/services", self.address), "listening");
         let ended = self.monitor.run(stop).await;
@@ -150,8 +160,8 @@ async fn accept(listener: TcpListener, api: Api, closing: CancellationToken, tas
             () = closing.cancelled() => return,
             accepted = accepted => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of sockets, most likely: others will end.
                 tracing::warn!(%error, "cannot accept a client");
@@ -163,6 +173,10 @@ async fn accept(listener: TcpListener, api: Api, closing: CancellationToken, tas
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let (app, closing) = (app.clone(), closing.clone());
+        let app = service_fn(move |mut request| {
+            request.extensions_mut().insert(ConnectInfo(peer));
+            app.call(request)
+        });
         tasks.spawn(async move {
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())

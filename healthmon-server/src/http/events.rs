@@ -3,6 +3,7 @@
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     extract::{RawQuery, Request, State},
     response::{IntoResponse, Response},
 };
@@ -28,10 +29,15 @@ use tokio_tungstenite::{
 };
 
 use super::{Api, Problem, services::tag};
-use crate::hub::{Event, Hub, kind};
+use crate::{
+    auth::Principal,
+    hub::{Event, Hub, kind},
+};
 
 /// How long a client may take to accept what it is sent.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client that is being closed may take to hear why.
+const GOODBYE: Duration = Duration::from_millis(500);
 /// How often a silent client is pinged, so that dead ones are found.
 const PING_PERIOD: Duration = Duration::from_secs(30);
 /// How many services are told in one frame of a snapshot.
@@ -103,6 +109,7 @@ impl Wanted {
 
 pub(super) async fn upgrade(
     State(api): State<Api>,
+    Extension(principal): Extension<Principal>,
     RawQuery(query): RawQuery,
     mut request: Request,
 ) -> Result<Response, Problem> {
@@ -116,7 +123,7 @@ pub(super) async fn upgrade(
     api.tasks.clone().spawn(async move {
         let _place = place;
         match upgrade.await {
-            Ok(upgraded) => serve(api, wanted, upgraded).await,
+            Ok(upgraded) => serve(api, wanted, principal, upgraded).await,
             Err(error) => tracing::debug!(%error, "a client did not complete the upgrade"),
         }
     });
@@ -155,6 +162,8 @@ enum Ended {
     Gone(WsError),
     /// It did not take what it was sent in time.
     Slow,
+    /// The settings no longer say of the client what they said when it came.
+    Revoked,
     /// The server stops.
     Closing,
     /// The store failed.
@@ -173,7 +182,7 @@ impl From<healthmon_core::ports::StoreError> for Ended {
     }
 }
 
-async fn serve(api: Api, wanted: Wanted, upgraded: Upgraded) {
+async fn serve(api: Api, wanted: Wanted, principal: Principal, upgraded: Upgraded) {
     // Small buffers: there may be thousands of clients, and frames are a few hundred bytes.
     let config = WebSocketConfig::default()
         .read_buffer_size(2 * 1024)
@@ -190,12 +199,12 @@ async fn serve(api: Api, wanted: Wanted, upgraded: Upgraded) {
                 Role::Server,
                 Some(config),
             );
-            session(&api, &wanted, socket.await).await;
+            session(&api, &wanted, &principal, socket.await).await;
         }
         Err(upgraded) => {
             let socket: Socket =
                 WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-            session(&api, &wanted, socket).await;
+            session(&api, &wanted, &principal, socket).await;
         }
     }
 }
@@ -208,12 +217,16 @@ struct Client<'a, S> {
     cursor: Seq,
 }
 
-async fn session<S>(api: &Api, wanted: &Wanted, socket: WebSocketStream<S>)
+async fn session<S>(api: &Api, wanted: &Wanted, principal: &Principal, socket: WebSocketStream<S>)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     let mut client = Client { api, wanted, socket, cursor: Seq::default() };
-    let Err(ended) = client.run().await;
+    // A client that does not read holds up its own frames, but not this.
+    let ended = tokio::select! {
+        Err(ended) = client.run() => ended,
+        () = api.access.revoked(principal) => Ended::Revoked,
+    };
     let place = format!("after={}", client.cursor);
     let (code, why) = match ended {
         Ended::Gone(error) => {
@@ -221,6 +234,7 @@ where
             return;
         }
         Ended::Slow => (CloseCode::Again, "too slow"),
+        Ended::Revoked => (CloseCode::Policy, "what you may do was changed"),
         Ended::Closing => (CloseCode::Away, "the server stops"),
         Ended::Store(error) => {
             tracing::warn!(%error, "a WebSocket client is closed because the store failed");
@@ -230,7 +244,7 @@ where
     tracing::debug!(why, after = client.cursor.0, "closing a WebSocket client");
     let frame = CloseFrame { code, reason: format!("{why}; resume with {place}").into() };
     // It may well not read this either; then it just sees the end.
-    tokio::time::timeout(Duration::from_secs(1), client.socket.close(Some(frame))).await.ok();
+    tokio::time::timeout(GOODBYE, client.socket.close(Some(frame))).await.ok();
 }
 
 impl<S> Client<'_, S>

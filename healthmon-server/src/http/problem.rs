@@ -40,7 +40,7 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, format!("there is no {what}"))
     }
 
-    fn retry_after(mut self, seconds: u64) -> Self {
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after_s = Some(seconds);
         self
     }
@@ -94,6 +94,10 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.details.into_response();
         *response.status_mut() = self.status;
+        if self.status == StatusCode::UNAUTHORIZED {
+            let schemes = HeaderValue::from_static("Basic realm=\"healthmon\", Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, schemes);
+        }
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
