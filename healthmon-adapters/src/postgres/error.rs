@@ -121,3 +121,97 @@ fn from_code(code: &str, error: sqlx::Error) -> StoreError {
 fn is_ours(table: &str) -> bool {
     matches!(table, "log" | "head" | "controls" | "services" | "states" | "regions" | "deployment")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{borrow::Cow, error::Error, fmt};
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Said(&'static str, &'static str);
+
+    impl fmt::Display for Said {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Said {}
+
+    impl DatabaseError for Said {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn table(&self) -> Option<&str> {
+            Some(self.1).filter(|table| !table.is_empty())
+        }
+
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    fn remedy(error: sqlx::Error) -> &'static str {
+        match from_sqlx(error) {
+            StoreError::Transient { retry_after, .. } if retry_after > Duration::ZERO => "transient",
+            StoreError::Refused(_) => "refused",
+            StoreError::Permanent(_) => "permanent",
+            _ => "another",
+        }
+    }
+
+    #[test]
+    fn an_sqlstate_says_what_the_caller_can_do() {
+        let table = [
+            ("08000 08001 08003 08004 08006 08P01", "transient"),
+            ("57P01 57P02 57P03 57P05 57014", "transient"),
+            ("53000 53100 53200 53300 53400", "transient"),
+            ("40001 40P01 55P03 55006 55000", "transient"),
+            ("25006 25P03 25P04 58030", "transient"),
+            ("22001 22003 22021 22P02 22P05 23502 23514", "refused"),
+            ("28P01 28000 3D000 42P01 42501 42601 26000 0A000 XX000 XX001 57P04", "permanent"),
+        ];
+        for (codes, expected) in table {
+            for code in codes.split(' ') {
+                let error = sqlx::Error::Database(Box::new(Said(code, "")));
+                assert_eq!(remedy(error), expected, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_given_twice_is_not_the_datas_fault() {
+        for (place, expected) in [("results_1", "refused"), ("log", "permanent"), ("controls", "permanent")] {
+            assert_eq!(remedy(sqlx::Error::Database(Box::new(Said("23505", place)))), expected, "{place}");
+        }
+    }
+
+    #[test]
+    fn trouble_with_the_connection_is_transient() {
+        let gone = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert_eq!(remedy(sqlx::Error::Io(gone)), "transient");
+        assert_eq!(remedy(sqlx::Error::PoolTimedOut), "transient");
+        assert_eq!(remedy(sqlx::Error::Protocol("cut off".to_owned())), "transient");
+        assert_eq!(remedy(sqlx::Error::PoolClosed), "permanent");
+    }
+}

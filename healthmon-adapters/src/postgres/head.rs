@@ -227,3 +227,37 @@ pub(super) async fn next_revision(connection: &mut PgConnection) -> Result<Revis
     let row = sql("UPDATE head SET revision = revision + 1 RETURNING revision").fetch_one(connection).await;
     row.and_then(|row| row.try_get(0)).map(|revision| Revision(rows::counter(revision))).map_err(from_sqlx)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(replicated: bool, present: &str) -> HeadRow {
+        let (lineage, came_from) = ("7/2".to_owned(), "7/1".to_owned());
+        HeadRow { log: "a".into(), seq: 90, lineage, came_from, forked_at: 50, replicated, present: present.into() }
+    }
+
+    fn known(lineage: &str, seen: i64) -> Known {
+        Known { log: "a".into(), lineage: lineage.into(), seen }
+    }
+
+    #[test]
+    fn a_log_goes_on_where_it_was_replicated_within_its_cluster() {
+        assert!(head(false, "7/2").moves_on(), "nobody took over");
+        assert!(head(true, "7/3").moves_on(), "a synchronous standby was promoted");
+        assert!(!head(false, "7/3").moves_on(), "one that may be behind was");
+        assert!(!head(true, "8/3").moves_on(), "a copy elsewhere is no standby");
+    }
+
+    #[test]
+    fn what_a_node_has_seen_must_be_there() {
+        assert!(head(true, "7/2").has_all(&known("7/2", 90)));
+        assert!(!head(true, "7/2").has_all(&known("7/2", 91)), "the disk went back in time");
+        assert!(head(true, "7/2").has_all(&known("7/1", 50)), "this lineage began after all that");
+        assert!(!head(true, "7/2").has_all(&known("7/1", 51)), "the standby was no synchronous one");
+        let mut taken_over = head(true, "7/3");
+        assert!(taken_over.moves_on());
+        assert!(taken_over.has_all(&known("7/2", 90)) && !taken_over.has_all(&known("7/2", 91)));
+        assert!(!taken_over.has_all(&known("7/1", 1)), "nothing is known of the time between");
+    }
+}

@@ -124,7 +124,7 @@ async fn make(connection: &mut PgConnection, from: i64, to: i64) -> Result<(), S
 
 /// Detaches a partition and drops it. Says whether that was done, or is still waiting for somebody.
 async fn drop_one(connection: &mut PgConnection, found: &Found) -> Result<bool, StoreError> {
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const PATIENCE: Duration = Duration::from_secs(3);
     let from = found.from;
     let detach = match found {
         Found { attached: false, .. } => None,

@@ -1,10 +1,14 @@
 //! The adapters over PostgreSQL, on a real server.
 
 mod connect;
-mod speed;
+mod failover;
+mod partitions;
 mod scheduler;
+mod speed;
 mod store;
 mod support;
+mod tls;
+mod trouble;
 
 use healthmon_adapters::servers::{PrivatePostgres, StopMode};
 

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
+    num::NonZeroUsize,
     process::{Child, Command, Stdio},
     sync::{
         OnceLock,
@@ -11,7 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use healthmon_adapters::servers::PrivatePostgres;
+use healthmon_adapters::{postgres::PostgresResultStore, servers::PrivatePostgres};
+use healthmon_core::{
+    engine::{Control, Input, State},
+    id::{Applied, Region, Seq, ServiceId},
+    ports::{ResultQuery, ResultStore, StoreError},
+    probe::{FailReason, Kind, Observation, Outcome, ProbeId, ProbeResult},
+    service::{Service, ServiceSettings},
+    time::Slot,
+};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 /// The server that this binary's tests share: the one that the environment names, or a private one.
@@ -61,9 +70,8 @@ impl Drop for Database {
             })?;
             Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
         };
-        if let Err(error) = std::thread::spawn(drop).join().expect("joined") {
-            eprintln!("database {} is left over: {error}", self.name);
-        }
+        let dropped = std::thread::spawn(drop).join().expect("joined");
+        assert!(std::thread::panicking() || dropped.is_ok(), "database {} is left over: {dropped:?}", self.name);
     }
 }
 
@@ -127,3 +135,69 @@ impl Drop for PgBouncer {
         self.child.wait().expect("ended");
     }
 }
+
+/// A service that each result can turn: one failure takes it down, one success up.
+pub(crate) fn touchy() -> ServiceSettings {
+    let settings = serde_json::json!({
+        "name": "one", "url": "http://one.test/", "interval": "1m",
+        "policy": {"failure_threshold": 1, "success_threshold": 1},
+    });
+    ServiceSettings::from_json(settings.as_object().cloned().expect("an object")).expect("settings")
+}
+
+pub(crate) async fn registered(store: &PostgresResultStore, number: u64) -> Service {
+    patiently(async || store.register(ServiceId::new(number).expect("an id"), touchy()).await).await
+}
+
+/// A result; the even ones pass, the odd ones fail.
+pub(crate) fn result(service: &Service, slot: Slot, number: u64) -> ProbeResult {
+    let outcome = if number.is_multiple_of(2) { Outcome::Pass } else { Outcome::Fail(FailReason::Timeout) };
+    let seen = Observation::new(outcome, Duration::from_millis(5));
+    let id = ProbeId { service: service.id, slot, region: Region::default(), kind: Kind::Scheduled };
+    ProbeResult { id, epoch: service.epoch, started: slot.time(), seen }
+}
+
+/// Results in one slot after the other, each of which is a transition.
+pub(crate) fn batch(service: &Service, begin: Slot, numbers: std::ops::Range<u64>) -> Vec<ProbeResult> {
+    numbers.map(|n| result(service, begin.after(Duration::from_millis(n * 10)), n)).collect()
+}
+
+/// An hour ago by the store's time.
+pub(crate) async fn an_hour_ago(store: &PostgresResultStore) -> Slot {
+    let now = patiently(async || store.now().await).await;
+    Slot::at(now.before(Duration::from_hours(1)))
+}
+
+/// Repeats a call as long as the store is away, and fails on any other error.
+pub(crate) async fn patiently<T>(mut call: impl AsyncFnMut() -> Result<T, StoreError>) -> T {
+    let end = Instant::now() + Duration::from_secs(90);
+    loop {
+        match call().await {
+            Ok(done) => return done,
+            Err(StoreError::Transient { retry_after, source }) => {
+                assert!(Instant::now() < end, "the store stays away: {source}");
+                tokio::time::sleep(retry_after).await;
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+/// Asserts that exactly these results are there, with the log and the state that they led to.
+pub(crate) async fn assert_holds(store: &PostgresResultStore, service: &Service, expected: &[ProbeResult]) {
+    let stored = patiently(async || store.results(service.id, &ResultQuery::default(), ALL).await).await;
+    let stored: Vec<ProbeResult> = stored.into_iter().rev().map(|stored| stored.result).collect();
+    assert_eq!(stored.len(), expected.len());
+    assert_eq!(stored, expected);
+    let log = store.service_log(service.id, None, ALL).await.expect("the log");
+    assert_eq!(log.len(), expected.len(), "each of these results is a transition");
+    let whole = store.log(Seq(0), ALL).await.expect("the log");
+    assert!((1..).zip(&whole).all(|(seq, entry)| entry.seq == Seq(seq)), "the log has no gap");
+    let inputs = store.inputs(service.id, Applied(0), ALL).await.expect("inputs");
+    let Input::Control(Control::Configure { policy, regions, .. }) = &inputs[0].input else { panic!("{inputs:?}") };
+    let mut state = State::registered(*policy, regions);
+    inputs[1..].iter().for_each(|input| drop(state.apply(&input.input)));
+    assert_eq!(store.state(service.id).await.expect("a state"), Some(state), "inputs replay to the state");
+}
+
+pub(crate) const ALL: NonZeroUsize = NonZeroUsize::MAX;
