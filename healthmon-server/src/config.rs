@@ -6,7 +6,12 @@ use std::{
 
 use clap::ValueEnum;
 use healthmon_adapters::sqlite::Durability;
-use healthmon_core::{id::Region, runtime::Tuning, shard::ShardCount};
+use healthmon_core::{
+    id::Region,
+    runtime::{Role, Tuning},
+    service::Regions,
+    shard::ShardCount,
+};
 
 use crate::auth::{AccessError, AccessSettings, Anonymous};
 
@@ -132,6 +137,16 @@ pub enum ServerRole {
 }
 
 impl ServerRole {
+    /// The monitor's role that it is; none for the API, which is the server's.
+    pub const fn of_monitor(self) -> Option<Role> {
+        match self {
+            Self::Scheduler => Some(Role::Scheduler),
+            Self::Worker => Some(Role::Worker),
+            Self::Recorder => Some(Role::Recorder),
+            Self::Api => None,
+        }
+    }
+
     /// Its name, as in `--role`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -161,6 +176,15 @@ impl Config {
             retention: Duration::from_hours(30 * 24),
             tuning: Tuning::default(),
         }
+    }
+
+    /// The regions that services may be probed from.
+    pub(crate) fn known_regions(&self) -> Regions {
+        let mut regions = self.regions.clone();
+        if !regions.contains(&self.region) {
+            regions.insert(0, self.region.clone());
+        }
+        Regions::new(regions).unwrap_or_default()
     }
 
     /// Checks what no type can.

@@ -1,17 +1,20 @@
 //! The API: one file a resource.
 
+mod cluster;
 mod events;
 mod guard;
 mod health;
 mod log;
+pub(crate) mod metrics;
 mod problem;
 mod results;
 mod routes;
 mod services;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::any};
+use healthmon_adapters::postgres::PostgresNodes;
 use healthmon_core::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -25,6 +28,8 @@ use self::{
 };
 use crate::{
     auth::{AccessRole, Gate},
+    cluster::NodeReport,
+    config::ServerRole,
     hub::Hub,
 };
 
@@ -42,6 +47,13 @@ pub(crate) struct Api {
     /// Knows who may use the API.
     pub(crate) access: Arc<Gate>,
     pub(crate) address: SocketAddr,
+    /// What this process is called, and what it says of itself.
+    pub(crate) name: Arc<str>,
+    pub(crate) report: Arc<NodeReport>,
+    /// The parts it plays.
+    pub(crate) roles: Arc<BTreeSet<ServerRole>>,
+    /// The list of processes, where there are several.
+    pub(crate) nodes: Option<Arc<PostgresNodes>>,
     pub(crate) closing: CancellationToken,
     pub(crate) tasks: TaskTracker,
     /// Places for WebSocket clients.
@@ -49,15 +61,9 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    pub(crate) fn new(
-        handle: Handle,
-        hub: Arc<Hub>,
-        access: Arc<Gate>,
-        address: SocketAddr,
-        closing: CancellationToken,
-        tasks: TaskTracker,
-    ) -> Self {
-        Self { handle, hub, access, address, closing, tasks, places: Arc::new(Semaphore::new(CLIENTS)) }
+    /// Places for WebSocket clients.
+    pub(crate) fn places() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(CLIENTS))
     }
 }
 
@@ -68,6 +74,8 @@ fn declared() -> Routes {
     Routes::default()
         .get("/livez", Need::Open, health::live)
         .get("/readyz", Need::Open, health::ready)
+        .get("/metrics", Need::Metrics, metrics::read)
+        .get("/api/v1/cluster", VIEWER, cluster::read)
         .get("/api/v1/services", VIEWER, services::list)
         .post("/api/v1/services", EDITOR, services::register)
         .get("/api/v1/services/{id}", VIEWER, services::read)

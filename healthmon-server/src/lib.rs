@@ -3,9 +3,11 @@
 //! [`Server`] is the whole of it: a configuration, a bound listener, and a future that says when to
 //! stop. The binary adds arguments, logging and signals.
 
+mod assembly;
 pub mod auth;
 pub mod check;
 pub mod cli;
+mod cluster;
 pub mod config;
 mod http;
 mod hub;

@@ -1,16 +1,15 @@
 //! Puts monitor and API together, and runs them until told to stop.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::extract::ConnectInfo;
 use healthmon_adapters::{
     http::{HttpProber, HttpProberConfig},
     net::{AddressPolicy, Dialer, Loopback, tls::TlsSetupError},
-    sqlite::{SqliteOptions, SqliteResultStore},
 };
 use healthmon_core::{
-    ports::{Clock, ResultStore, StoreError},
-    runtime::{BuildError, Handle, Monitor, RunError, clock::SystemClock},
+    ports::{Clock, StoreError},
+    runtime::{BuildError, Handle, Monitor, Role, RunError, clock::SystemClock},
 };
 use hyper::service::{Service, service_fn};
 use hyper_util::{
@@ -22,9 +21,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Config,
+    assembly::Backends,
     auth::Gate,
-    config::{ConfigError, Database},
-    http::{Api, router},
+    cluster::{self, NodeReport},
+    config::{ConfigError, ServerRole},
+    http::{self, Api, router},
     hub::Hub,
 };
 
@@ -51,12 +52,18 @@ pub enum ServeError {
         source: std::io::Error,
     },
     /// The database cannot be opened.
-    #[error("cannot open the database {path}: {source}")]
+    #[error("cannot open the database {name}: {source}")]
     Database {
-        /// The file.
-        path: String,
+        /// The file, or the kind of server.
+        name: String,
         /// What was wrong.
         source: StoreError,
+    },
+    /// Redis cannot be used.
+    #[error("cannot use Redis: {source}")]
+    Redis {
+        /// What was wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The prober cannot be set up.
     #[error(transparent)]
@@ -74,7 +81,10 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     monitor: Monitor,
-    store: Arc<SqliteResultStore>,
+    backends: Backends,
+    name: Arc<str>,
+    report: NodeReport,
+    roles: BTreeSet<ServerRole>,
     access: Arc<Gate>,
 }
 
@@ -86,25 +96,33 @@ impl Server {
     pub async fn bind(config: Config) -> Result<Self, ServeError> {
         config.check()?;
         let access = Arc::new(Gate::new(config.access.clone()).map_err(ConfigError::from)?);
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let Database::File(path) = &config.database else { unimplemented!("PostgreSQL comes with the next change") };
-        let options =
-            SqliteOptions { durability: config.durability, retention: config.retention, ..SqliteOptions::new(path) };
-        let database = |source| ServeError::Database { path: path.display().to_string(), source };
-        let store = Arc::new(SqliteResultStore::open(options, Arc::clone(&clock)).await.map_err(database)?);
-        // The API listens on loopback only, so whoever can ask for a probe of it could reach it anyway.
-        let dialer = Arc::new(Dialer::new(AddressPolicy::new(Loopback::Allowed)));
-        let prober = HttpProber::new(HttpProberConfig { dialer, ..HttpProberConfig::default() })?;
-        let monitor = Monitor::builder()
-            .store(Arc::clone(&store) as Arc<dyn ResultStore>)
-            .prober(Arc::new(prober))
-            .clock(clock)
-            .tuning(config.tuning)
-            .build()?;
+        // Before anything is counted.
+        http::metrics::recorder();
         let listen = |source| ServeError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        Ok(Self { listener, address, monitor, store, access })
+        let name: Arc<str> = config.node.clone().unwrap_or_else(|| format!("{}:{}", host(), address.port())).into();
+        let report = NodeReport::new(&config.roles, &config.region, address, SystemClock::new().now());
+        let backends = Backends::open(&config, &name, &report.to_json()).await?;
+        // Whoever can ask a server that listens on loopback for a probe of it could reach it anyway.
+        let loopback = if address.ip().is_loopback() { Loopback::Allowed } else { Loopback::Refused };
+        let dialer = Arc::new(Dialer::new(AddressPolicy::new(loopback)));
+        let prober = HttpProber::new(HttpProberConfig { dialer, ..HttpProberConfig::default() })?;
+        let mut builder = Monitor::builder()
+            .store(Arc::clone(&backends.store))
+            .queue(Arc::clone(&backends.queue))
+            .scheduler(Arc::clone(&backends.scheduler))
+            .broadcaster(Arc::clone(&backends.broadcaster))
+            .clock(Arc::clone(&backends.clock) as Arc<dyn Clock>)
+            .prober(Arc::new(prober))
+            .tuning(config.tuning)
+            .regions(config.known_regions())
+            .name(&name);
+        if let Some(nodes) = &backends.nodes {
+            builder = builder.node(nodes.number().await);
+        }
+        let (monitor, roles) = (builder.build()?, config.roles);
+        Ok(Self { listener, address, monitor, backends, name, report, roles, access })
     }
 
     /// Where the API listens.
@@ -127,24 +145,50 @@ impl Server {
     /// # Errors
     /// When the monitor stopped by itself.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let closing = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let hub = Arc::new(Hub::new(self.monitor.handle()));
-        tasks.spawn(Arc::clone(&hub).follow(closing.clone()));
-        let api = Api::new(self.monitor.handle(), hub, self.access, self.address, closing.clone(), tasks.clone());
-        tasks.spawn(accept(self.listener, api, closing.clone(), tasks.clone()));
-        tracing::info!(url = %format_args!("http://{}/api/v1/services", self.address), "listening");
-        let ended = self.monitor.run(stop).await;
+        let Self { listener, address, monitor, backends, name, report, roles, access } = self;
+        let (closing, tasks, handle) = (CancellationToken::new(), TaskTracker::new(), monitor.handle());
+        let hub = Arc::new(Hub::new(handle.clone()));
+        if roles.contains(&ServerRole::Api) {
+            tasks.spawn(Arc::clone(&hub).follow(closing.clone()));
+        }
+        tasks.spawn(http::metrics::upkeep(closing.clone()));
+        if let Some(nodes) = &backends.nodes {
+            let clock = Arc::clone(&backends.clock);
+            tasks.spawn(cluster::report(Arc::clone(nodes), report.clone(), handle.clone(), clock, closing.clone()));
+        }
+        let played: Vec<Role> = roles.iter().filter_map(|role| role.of_monitor()).collect();
+        let api = Api {
+            handle,
+            hub,
+            access,
+            address,
+            name,
+            report: Arc::new(report),
+            roles: Arc::new(roles),
+            nodes: backends.nodes.clone(),
+            closing: closing.clone(),
+            tasks: tasks.clone(),
+            places: Api::places(),
+        };
+        let shown: Vec<_> = api.roles.iter().map(|role| role.as_str()).collect();
+        tracing::info!(url = %format_args!("http://{address}/api/v1/services"), roles = %shown.join(","), "listening");
+        tasks.spawn(accept(listener, api, closing.clone(), tasks.clone()));
+        let ended = monitor.run_roles(&played, stop).await;
         // The last transitions are out; now clients are told to come back later.
         closing.cancel();
         tasks.close();
         if tokio::time::timeout(CLOSING, tasks.wait()).await.is_err() {
             tracing::debug!(tasks = tasks.len(), "clients were cut off");
         }
-        self.store.close().await;
+        backends.close().await;
         tracing::info!("stopped");
         Ok(ended?)
     }
+}
+
+/// This machine's name.
+fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "node".to_owned(), |name| name.trim().to_owned())
 }
 
 /// Accepts clients until closing, each in a task of its own.

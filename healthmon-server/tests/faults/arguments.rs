@@ -1,0 +1,61 @@
+use std::{path::PathBuf, sync::OnceLock};
+
+use clap::{Parser, Subcommand};
+
+/// Breaks a deployment and checks what it promised.
+#[derive(Debug, Parser)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    /// How many faults
+    #[arg(long, default_value = "8")]
+    pub(crate) faults: u32,
+    /// Where the random numbers begin; random, and printed, if not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Another binary than the one just built, such as one with a planted bug
+    #[arg(long)]
+    binary: Option<PathBuf>,
+    /// How many services
+    #[arg(long, default_value = "40")]
+    pub(crate) services: usize,
+    /// Only faults whose name has this in it
+    #[arg(long)]
+    pub(crate) only: Option<String>,
+    /// Keep what the processes logged, here
+    #[arg(long)]
+    pub(crate) logs: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Kills and stops schedulers, and measures when their shards' probes go on
+    Takeover {
+        /// How often each way
+        #[arg(long, default_value = "20")]
+        repetitions: u32,
+    },
+    /// Takes PostgreSQL away for a while, and looks what is there when it is back
+    Outage {
+        #[arg(long, default_value = "10")]
+        minutes: u32,
+        /// Probes a second
+        #[arg(long, default_value = "500")]
+        rate: u32,
+    },
+}
+
+impl Arguments {
+    pub(crate) fn seed(&self) -> u64 {
+        static CHOSEN: OnceLock<u64> = OnceLock::new();
+        let choose = || {
+            let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+            u64::from(nanos.subsec_nanos()) ^ u64::from(std::process::id())
+        };
+        *CHOSEN.get_or_init(|| self.seed.unwrap_or_else(choose))
+    }
+
+    pub(crate) fn binary(&self) -> PathBuf {
+        self.binary.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_healthmon").into())
+    }
+}
