@@ -118,8 +118,25 @@ impl Drop for Inner {
 
 /// What a transaction begins with. Whoever is suspended in the middle of one holds up the others
 /// for as long, and no longer.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '6s'; SET LOCAL statement_timeout = '15s'; \
-     SET LOCAL idle_in_transaction_session_timeout = '4s'";
+macro_rules! begin {
+    ($more:literal) => {
+        concat!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '6s'; SET LOCAL statement_timeout = '15s'; \
+             SET LOCAL idle_in_transaction_session_timeout = '4s'",
+            $more
+        )
+    };
+}
+const BEGIN: &str = begin!("");
+/// A queue's tables are all but empty at one moment and full at the next, so that what the planner
+/// knows of them is wrong. Their indexes are always right, and a scan of them clears them of dead rows.
+const BEGIN_QUEUE: &str =
+    begin!("; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off");
+/// The same, for what may be lost in a crash.
+const BEGIN_QUEUE_ASYNC: &str = begin!(
+    "; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; \
+     SET LOCAL synchronous_commit = off"
+);
 const BEGIN_LOADING: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '110s'";
 const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '15s'; \
      SET LOCAL idle_in_transaction_session_timeout = '10s'";
@@ -199,6 +216,16 @@ impl Postgres {
     /// Begins a transaction that writes, with limits on how long it may wait and stand.
     pub(super) async fn begin(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
         self.pool().begin_with(BEGIN).await.map_err(from_sqlx)
+    }
+
+    /// Begins a transaction on the tables of the queue.
+    pub(super) async fn begin_queueing(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+        self.pool().begin_with(BEGIN_QUEUE).await.map_err(from_sqlx)
+    }
+
+    /// The same, for what does no harm when a crash of the server loses it.
+    pub(super) async fn begin_forgetting(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+        self.pool().begin_with(BEGIN_QUEUE_ASYNC).await.map_err(from_sqlx)
     }
 
     /// Begins a transaction that only reads, all of it at one instant.

@@ -15,6 +15,8 @@ pub(crate) enum PostgresError {
     ReadOnly,
     #[error("PostgreSQL did not answer within {0:?}")]
     Slow(Duration),
+    #[error("what was known of the database holds no longer; it is read anew")]
+    Outdated,
     #[error("another transaction is in the way: {0}")]
     Locked(#[source] sqlx::Error),
     #[error("PostgreSQL is out of disk, memory or connections; when it has some, work goes on: {0}")]
@@ -50,6 +52,11 @@ pub(crate) fn read_only() -> StoreError {
 /// The server has not answered.
 pub(crate) fn slow(limit: Duration) -> StoreError {
     transient(200, PostgresError::Slow(limit))
+}
+
+/// What a node knew of regions or partitions is another's by now.
+pub(crate) fn outdated() -> StoreError {
+    transient(10, PostgresError::Outdated)
 }
 
 /// Whether a row found no partition to go to.

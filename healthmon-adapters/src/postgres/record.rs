@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 
 use healthmon_core::{
-    engine::Hint,
+    engine::{Hint, State, Thresholds},
     id::{Applied, ServiceId},
     ports::{Recorded, ResultKey, SetAside, StoreError},
     probe::{ProbeId, ProbeResult},
@@ -17,11 +17,11 @@ use sqlx::{PgConnection, Row};
 use super::{
     PostgresResultStore,
     connect::sql,
-    error::{from_sqlx, is_without_partition, unless_bad},
+    error::{from_sqlx, is_without_partition, outdated, unless_bad},
     head::append,
     results::ResultColumns,
     rows,
-    states::{Locked, LockedState, StateColumns, look_at, services},
+    states::{Kept, Locked, LockedState, StateColumns, look_at, services},
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -44,51 +44,32 @@ struct Draft {
 
 impl PostgresResultStore {
     pub(super) async fn record_now(&self, results: Vec<ProbeResult>) -> Result<Recorded> {
-        /// What is known of regions and partitions can turn out to hold no longer: after a takeover,
-        /// or when another node keeps results for less time.
-        const ATTEMPTS: usize = 3;
-        let (batch, twice) = sorted(results);
-        for _ in 1..ATTEMPTS {
-            if let Some(recorded) = self.attempt(batch.clone(), twice).await? {
-                return Ok(recorded);
-            }
-        }
-        let recorded = self.attempt(batch, twice).await?;
-        recorded.ok_or_else(|| super::error::bad_row("there is no partition for a result"))
-    }
-
-    /// Records a batch. Nothing when what was known of regions or partitions holds no longer.
-    async fn attempt(&self, mut batch: Batch, twice: usize) -> Result<Option<Recorded>> {
-        let mut draft = Draft { recorded: Recorded { repeated: twice, ..Recorded::default() }, ..Draft::default() };
+        let (mut batch, repeated) = sorted(results);
+        let mut draft = Draft { recorded: Recorded { repeated, ..Recorded::default() }, ..Draft::default() };
         self.prepare(&mut batch, &mut draft.recorded).await?;
         if batch.is_empty() {
-            return Ok(Some(draft.recorded));
+            return Ok(draft.recorded);
         }
         let ids: Vec<i64> = batch.keys().map(|id| id.as_i64()).collect();
         let mut locked = self.lock(&ids).await?;
         if !self.numbered(&batch) {
-            return Ok(None);
+            // Another server took over, and its numbers may be others.
+            return Err(outdated());
         }
         let stored = self.stored(&mut locked, &batch).await?;
         for (id, results) in batch {
-            let why = match locked.states.remove(&id) {
-                None => SetAside::NoService,
-                Some(row) => match self.fold(id, row, results, &stored, locked.now, &mut draft)? {
-                    Ok(()) => continue,
-                    Err((why, results)) => {
-                        draft.recorded.set_aside.extend(results.into_values().map(|result| (result.id, why)));
-                        continue;
-                    }
-                },
-            };
-            draft.recorded.set_aside.extend(results.into_values().map(|result| (result.id, why)));
+            match opened(locked.states.remove(&id))? {
+                Ok((state, kept)) => self.fold(id, state, kept, results, &stored, locked.now, &mut draft),
+                Err(why) => draft.recorded.set_aside.extend(results.into_values().map(|result| (result.id, why))),
+            }
         }
         let Draft { results, states, mut entries, repeated, mut recorded } = draft;
         let tx = &mut locked.tx;
         match results.insert(&mut *tx).await {
             Err(error) if is_without_partition(&error) => {
+                // Another node keeps results for less time.
                 self.partitions.forget();
-                return Ok(None);
+                return Err(outdated());
             }
             done => done.map_err(from_sqlx)?,
         }
@@ -101,7 +82,7 @@ impl PostgresResultStore {
         entries.dedup_by_key(|entry| entry.seq);
         self.head.saw(&entries);
         recorded.entries = entries;
-        Ok(Some(recorded))
+        Ok(recorded)
     }
 
     /// Sets aside what is out of time, and sees to it that the rest has regions' numbers and partitions.
@@ -178,24 +159,17 @@ impl PostgresResultStore {
     }
 
     /// Sorts out what is stored already, and folds the rest into the service's state.
-    #[expect(clippy::type_complexity, reason = "what was not recorded comes back, with why")]
+    #[expect(clippy::too_many_arguments, reason = "all that one service's fold needs and adds to")]
     fn fold(
         &self,
         id: ServiceId,
-        row: LockedState,
+        mut state: State<Thresholds>,
+        mut kept: Kept,
         results: BTreeMap<ResultKey, ProbeResult>,
         stored: &Stored,
         now: Timestamp,
         draft: &mut Draft,
-    ) -> Result<std::result::Result<(), (SetAside, BTreeMap<ResultKey, ProbeResult>)>> {
-        // One damaged row must not hold up the others.
-        let Some(mut state) = unless_bad(rows::state(&row.snapshot))? else {
-            return Ok(Err((SetAside::Refused, results)));
-        };
-        if state.activity() == Activity::Deleted {
-            return Ok(Err((SetAside::NoService, results)));
-        }
-        let mut kept = row.kept;
+    ) {
         let mut fresh = Vec::with_capacity(results.len());
         for result in results.into_values() {
             match self.place(&result.id).and_then(|place| stored.get(&place)) {
@@ -206,7 +180,7 @@ impl PostgresResultStore {
                 None => fresh.push(result),
             }
         }
-        let Some(newest) = fresh.iter().map(|result| result.id.slot).max() else { return Ok(Ok(())) };
+        let Some(newest) = fresh.iter().map(|result| result.id.slot).max() else { return };
         kept.stored_through = kept.stored_through.max(newest.as_millis());
         // Most results lead to no entry, so names are read only for those that do.
         let nameless = ServiceLabel { id, name: "".into(), group: None, tags: BTreeMap::new() };
@@ -224,8 +198,18 @@ impl PostgresResultStore {
         }
         draft.entries.append(&mut folded.entries);
         draft.states.push(id, &state, &kept);
-        Ok(Ok(()))
     }
+}
+
+/// The state that a locked row holds, or why nothing can be recorded for its service.
+fn opened(row: Option<LockedState>) -> Result<std::result::Result<(State<Thresholds>, Kept), SetAside>> {
+    let Some(row) = row else { return Ok(Err(SetAside::NoService)) };
+    // One damaged row must not hold up the others.
+    Ok(match unless_bad(rows::state(&row.snapshot))? {
+        None => Err(SetAside::Refused),
+        Some(state) if state.activity() == Activity::Deleted => Err(SetAside::NoService),
+        Some(state) => Ok((state, row.kept)),
+    })
 }
 
 /// A batch by service and place, and how many in it came twice. The first of each stays.
