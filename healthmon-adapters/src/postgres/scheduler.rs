@@ -46,7 +46,9 @@ use super::{
 };
 
 /// How often it looks for free shards and changed services when nobody says that there are some.
-const ROUND_PERIOD: Duration = Duration::from_millis(500);
+const ROUND_PERIOD: Duration = Duration::from_millis(250);
+/// The same while it has less than its share: another is about to give some up.
+const HUNGRY_PERIOD: Duration = Duration::from_millis(100);
 /// How long a call may wait for changes that it was told of.
 const PATIENCE_WHEN_TOLD: Duration = Duration::from_millis(250);
 /// How long a call may wait for leases without which it must not emit.
@@ -99,6 +101,8 @@ struct Inner {
     renewed: Option<Instant>,
     /// Whether the last round failed.
     away: bool,
+    /// Whether it has fewer shards than its share.
+    hungry: bool,
     /// Where the next call begins to emit, so that no shard waits behind another for ever.
     turn: Shard,
 }
@@ -165,7 +169,8 @@ impl PostgresScheduler {
         loop {
             let need = self.need(inner);
             if inner.round.is_none() {
-                let rested = inner.began.is_none_or(|began| began.elapsed() >= ROUND_PERIOD);
+                let period = if inner.hungry { HUNGRY_PERIOD } else { ROUND_PERIOD };
+                let rested = inner.began.is_none_or(|began| began.elapsed() >= period);
                 if need == Need::Nothing && !rested {
                     return Ok(lost);
                 }
@@ -247,6 +252,7 @@ impl PostgresScheduler {
         }
         inner.leaving.retain(|left| !answer.released.contains(left));
         let lost = self.learn_leases(inner, &answer);
+        inner.hungry = inner.held.len() + answer.claimed.len() < answer.share;
         changes("claimed", answer.claimed.len());
         changes("released", answer.released.len());
         changes("lost", lost);
@@ -271,10 +277,12 @@ impl PostgresScheduler {
         inner.held.retain(|shard, _| renewal.held.contains(shard) || !renewal.asked.contains(shard));
         let lost = before - inner.held.len();
         inner.renewed = Some(answer.began);
-        // A newcomer gets its share from those who have more than theirs.
+        // A newcomer gets its share from those who have more than theirs, and at once: until it has
+        // claimed them nobody emits their slots.
         while inner.held.len() > answer.share {
             if let Some((_, held)) = inner.held.pop_last() {
                 inner.leaving.push(held.standing());
+                inner.began = None;
             }
         }
         lost
@@ -320,7 +328,7 @@ fn unusable(error: StoreError) -> SchedulerError {
 
 impl Inner {
     fn emit(&mut self, now: Timestamp, max: usize) -> Due {
-        let (mut probes, mut missed, mut next) = (Vec::new(), 0, now.after(ROUND_PERIOD));
+        let (mut probes, mut missed, mut next) = (Vec::new(), 0, now.after(HUNGRY_PERIOD));
         let (turn, mut shards_that_gave) = (self.turn, 0);
         let (before, after): (Vec<_>, Vec<_>) = self.held.iter_mut().partition(|(shard, _)| **shard < turn);
         for (shard, held) in after.into_iter().chain(before) {
