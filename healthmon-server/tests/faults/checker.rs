@@ -255,7 +255,7 @@ fn check_results(case: &Case<'_>, service: &Service, results: &[StoredResult], b
         if stored.applied.is_none() && id.kind != Kind::Manual {
             account.late += 1;
             if !excused() && !beside_an_edge(id.slot.time()) {
-                broken.add("an avoidable late result", format!("{id}"));
+                broken.add("an avoidable late result", format!("{id} started {} {:?}", stored.result.started.as_millis(), stored.outcome()));
             }
         }
         if let Outcome::Indeterminate(reason) = stored.outcome() {
@@ -276,7 +276,7 @@ fn check_results(case: &Case<'_>, service: &Service, results: &[StoredResult], b
                     && window.from.before(PROBE) <= slot.time()
                     && slot.time() <= window.gaps_until
             }) {
-                broken.add("a gap without a fault", format!("service {} has no result for {slot}", service.id));
+                broken.add("a gap without a fault", format!("service {} has no result for {}", service.id, slot.as_millis()));
             }
         }
         slot = healthmon_core::time::Slot::from_millis(slot.as_millis() - interval.as_millis());

@@ -26,6 +26,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
     println!("seed {seed}: {} faults, {} services", arguments.faults, arguments.services);
     let targets = Targets::start(arguments.services).await;
     let roles = [("scheduler", 2), ("worker", 3), ("recorder", 2), ("api", 2)];
+    let begun = targets.clock.now();
     let mut stack = Stack::start(arguments, &roles, &["--linger", "50ms"]).await;
     let mut ids = Vec::new();
     for number in 0..arguments.services {
@@ -39,7 +40,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
     let started = targets.clock.now();
     targets.play(&numbers);
     tokio::time::sleep(CALM).await;
-    let mut windows: Vec<Window> = Vec::new();
+    // Until the schedulers have shared out the shards, slots come late.
+    let mut windows = vec![Window {
+        what: "the start".to_owned(),
+        from: begun,
+        gaps_until: begun,
+        late_until: started.after(Duration::from_secs(2)),
+    }];
     for number in 1..=arguments.faults {
         let fault = Fault::choose(&mut numbers, arguments.only.as_deref());
         let mut window = fault.strike(&mut stack, &mut numbers, &targets.clock).await;
@@ -51,7 +58,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
                 .map(|earlier| earlier.from)
                 .fold(window.from.before(Duration::from_secs(2)), std::cmp::min);
         }
-        println!("{:>4}. {:>6.1} s  {}", number, began.elapsed().as_secs_f64(), window.what);
+        println!("{:>4}. {:>6.1} s  {}  (from {})", number, began.elapsed().as_secs_f64(), window.what, window.from.as_millis());
         windows.push(window);
         for node in &mut stack.nodes {
             if !node.is_running() {
