@@ -3,6 +3,7 @@
 mod connect;
 mod failover;
 mod partitions;
+mod queue;
 mod scheduler;
 mod speed;
 mod store;

@@ -72,7 +72,7 @@ impl PostgresProbeQueue {
         // In one order everywhere, so that two who put in the same do not wait for each other.
         probes.sort_by(|a, b| a.id.cmp(&b.id));
         let texts = self.services.write(probes.iter().map(|probe| &probe.service))?;
-        let mut tx = self.postgres.begin().await?;
+        let mut tx = self.postgres.begin_queueing().await?;
         if !self.has_room(&mut tx, probes.len()).await? {
             return Ok(None);
         }
@@ -136,7 +136,7 @@ impl PostgresProbeQueue {
     /// Hands out at most `max` probes of this node's regions, those first that expire first.
     pub(super) async fn take(&self, max: usize) -> Result<Vec<Delivery>> {
         let (mut taken, max) = (Vec::new(), max.min(MOST));
-        let mut tx = self.postgres.begin().await?;
+        let mut tx = self.postgres.begin_queueing().await?;
         for (number, region) in self.regions.iter().enumerate() {
             if taken.len() < max {
                 let rows = self.lease(&mut tx, region, max - taken.len()).await?;
@@ -213,7 +213,7 @@ impl PostgresProbeQueue {
              SELECT (SELECT count(*) FROM late), (SELECT count(*) FROM late WHERE back)"
         );
         let (poison, expired) = (reason(IndeterminateReason::Poison), reason(IndeterminateReason::Expired));
-        let mut tx = self.postgres.begin().await?;
+        let mut tx = self.postgres.begin_queueing().await?;
         let row = sql(AssertSqlSafe(text))
             .bind(at_most(MOST))
             .bind(i16::try_from(MAX_DELIVERIES).unwrap_or(i16::MAX))

@@ -80,8 +80,26 @@ impl Drain {
     }
 }
 
-fn shard_of(receipt: &Receipt) -> Option<(i16, i64)> {
-    Some((i16::try_from(receipt.stream).ok()?, i64::try_from(receipt.id.1).ok()?))
+/// Where a result lies. The service is part of it because numbers may be given anew, when a standby
+/// takes over that had not heard of the last ones.
+#[derive(Clone, Copy)]
+struct Place {
+    shard: i16,
+    number: i64,
+    service: i64,
+}
+
+impl Place {
+    fn of(receipt: &Receipt) -> Option<Self> {
+        let (service, number) = receipt.id;
+        let (number, service) = (i64::try_from(number).ok()?, i64::try_from(service).ok()?);
+        Some(Self { shard: i16::try_from(receipt.stream).ok()?, number, service })
+    }
+
+    fn receipt(self) -> Receipt {
+        let id = (self.service.cast_unsigned(), self.number.cast_unsigned());
+        Receipt { stream: u32::from(self.shard.cast_unsigned()), id }
+    }
 }
 
 /// PostgreSQL's texts know no NUL; nothing that probes is to hold up others' results by one.
@@ -99,7 +117,7 @@ fn storable(result: &ProbeResult) -> Cow<'_, ProbeResult> {
 impl PostgresProbeQueue {
     /// Makes the row of every shard that has none yet.
     pub(super) async fn prepare_drains(&self) -> Result<()> {
-        let mut tx = self.postgres.begin().await?;
+        let mut tx = self.postgres.begin_queueing().await?;
         sql("INSERT INTO queue_drains (shard) SELECT generate_series(0, $1 - 1)::smallint \
              EXCEPT SELECT shard FROM queue_drains ON CONFLICT DO NOTHING")
         .bind(i32::from(self.postgres.shards().get()))
@@ -110,7 +128,7 @@ impl PostgresProbeQueue {
     }
 
     pub(super) async fn store(&self, completions: Vec<Completion>) -> Result<()> {
-        let mut tx = self.postgres.begin().await?;
+        let mut tx = self.postgres.begin_queueing().await?;
         for completions in completions.chunks(MOST) {
             let (mut columns, mut regions) = (ResultColumns::default(), Vec::with_capacity(completions.len()));
             for Completion { result, .. } in completions {
@@ -143,7 +161,7 @@ impl PostgresProbeQueue {
         let (shards, claims): (Vec<i16>, Vec<i64>) =
             drain.claims.range(drain.first..).chain(drain.claims.range(..drain.first)).unzip();
         let handed: Vec<i64> = drain.handed.values().flatten().copied().collect();
-        let mut tx = self.postgres.begin().await?;
+        let mut tx = self.postgres.begin_queueing().await?;
         let rows = sql(READ)
             .bind(shards)
             .bind(claims)
@@ -161,7 +179,7 @@ impl PostgresProbeQueue {
         // No await from here to the caller: a call that is dropped before leaves all as it was.
         let mut drains = self.drains.lock();
         let drain = drains.entry(consumer.clone()).or_default();
-        for (shard, number) in taken.iter().filter_map(|taken| shard_of(&taken.receipt)) {
+        for Place { shard, number, .. } in taken.iter().filter_map(|taken| Place::of(&taken.receipt)) {
             drain.handed.entry(shard).or_default().insert(number);
             drain.first = shard.saturating_add(1);
         }
@@ -174,9 +192,8 @@ impl PostgresProbeQueue {
     /// A newcomer counts when it has been there for as long as a lease.
     async fn renew(&self, consumer: &ConsumerId, drain: &Drain) -> Result<Claims> {
         let (name, lease) = (&*consumer.0, self.limits.drain_lease);
-        let mut tx = self.postgres.begin().await?;
         // What a crash takes of this is no worse than a lease that ran out.
-        sqlx::raw_sql("SET LOCAL synchronous_commit = off").execute(&mut *tx).await.map_err(from_sqlx)?;
+        let mut tx = self.postgres.begin_forgetting().await?;
         let row = sql("WITH here AS (INSERT INTO queue_consumers AS c VALUES ($1, clock_timestamp(), clock_timestamp() + $2) \
              ON CONFLICT (name) DO UPDATE SET seen_until = excluded.seen_until, \
              joined_at = CASE WHEN c.seen_until < excluded.joined_at THEN excluded.joined_at ELSE c.joined_at END), \
@@ -222,17 +239,16 @@ impl PostgresProbeQueue {
     }
 
     pub(super) async fn forget(&self, consumer: &ConsumerId, receipts: &[Receipt]) -> Result<()> {
-        let places: Vec<_> = receipts.iter().filter_map(shard_of).collect();
+        let places: Vec<_> = receipts.iter().filter_map(Place::of).collect();
         if places.is_empty() {
             return Ok(());
         }
-        let mut tx = self.postgres.begin().await?;
         // What a crash takes of this comes again, and the store knows it.
-        sqlx::raw_sql("SET LOCAL synchronous_commit = off").execute(&mut *tx).await.map_err(from_sqlx)?;
+        let mut tx = self.postgres.begin_forgetting().await?;
         delete(&mut tx, &places).await?;
         tx.commit().await.map_err(from_sqlx)?;
         if let Some(drain) = self.drains.lock().get_mut(consumer) {
-            for (shard, number) in places {
+            for Place { shard, number, .. } in places {
                 if let Some(handed) = drain.handed.get_mut(&shard) {
                     handed.remove(&number);
                 }
@@ -245,7 +261,7 @@ impl PostgresProbeQueue {
     /// Gives up all that a recorder has.
     pub(super) async fn leave(&self, consumer: &ConsumerId) -> Result<()> {
         self.drains.lock().remove(consumer);
-        let mut tx = self.postgres.begin().await?;
+        let mut tx = self.postgres.begin_queueing().await?;
         sql("WITH gone AS (DELETE FROM queue_consumers WHERE name = $1) \
              UPDATE queue_drains SET consumer = NULL WHERE shard IN (SELECT shard FROM queue_drains \
              WHERE consumer = $1 ORDER BY shard FOR UPDATE)")
@@ -257,35 +273,35 @@ impl PostgresProbeQueue {
     }
 }
 
-type Places = Vec<(i16, i64)>;
-
 /// The results of rows, and the places of those that cannot be understood: they would hold up all
 /// that comes after them.
-fn read(rows: &[PgRow]) -> Result<(Vec<ResultDelivery>, Places)> {
-    let (mut taken, mut unreadable) = (Vec::with_capacity(rows.len()), Places::new());
+fn read(rows: &[PgRow]) -> Result<(Vec<ResultDelivery>, Vec<Place>)> {
+    let (mut taken, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
-        let (shard, number): (i16, i64) = (row.try_get(17).map_err(from_sqlx)?, row.try_get(18).map_err(from_sqlx)?);
+        let place = || {
+            let (shard, number, service) = (row.try_get(17)?, row.try_get(18)?, row.try_get(0)?);
+            Ok(Place { shard, number, service })
+        };
+        let place = place().map_err(from_sqlx)?;
         match rows::result(row) {
-            Ok(stored) => {
-                let stream = u32::from(shard.cast_unsigned());
-                let receipt = Receipt { stream, id: (0, number.cast_unsigned()) };
-                taken.push(ResultDelivery { result: stored.result, receipt });
-            }
+            Ok(stored) => taken.push(ResultDelivery { result: stored.result, receipt: place.receipt() }),
             Err(error) => {
-                tracing::error!(%error, shard, number, "a result was dropped");
-                unreadable.push((shard, number));
+                let Place { shard, number, service } = place;
+                tracing::error!(%error, service, shard, number, "a result was dropped");
+                unreadable.push(place);
             }
         }
     }
     Ok((taken, unreadable))
 }
 
-async fn delete(tx: &mut PgConnection, places: &[(i16, i64)]) -> Result<()> {
-    let (shards, numbers): (Vec<i16>, Vec<i64>) = places.iter().copied().unzip();
-    sql("DELETE FROM queued_results q USING unnest($1::smallint[], $2::bigint[]) u (shard, number) \
-         WHERE q.shard = u.shard AND q.number = u.number")
-    .bind(shards)
-    .bind(numbers)
+async fn delete(tx: &mut PgConnection, places: &[Place]) -> Result<()> {
+    sql("DELETE FROM queued_results q USING unnest($1::smallint[], $2::bigint[], $3::bigint[]) \
+         u (shard, number, service_id) \
+         WHERE q.shard = u.shard AND q.number = u.number AND q.service_id = u.service_id")
+    .bind(places.iter().map(|place| place.shard).collect::<Vec<_>>())
+    .bind(places.iter().map(|place| place.number).collect::<Vec<_>>())
+    .bind(places.iter().map(|place| place.service).collect::<Vec<_>>())
     .execute(tx)
     .await
     .map_err(from_sqlx)?;
