@@ -67,14 +67,20 @@ impl Api {
     }
 }
 
+/// The routes of every process, whatever its roles, with what each takes.
+fn of_any_process() -> Routes {
+    Routes::default().get("/livez", Need::Open, health::live).get("/readyz", Need::Open, health::ready).get(
+        "/metrics",
+        Need::Metrics,
+        metrics::read,
+    )
+}
+
 /// Every route of the server, with what it takes.
 fn declared() -> Routes {
     const VIEWER: Need = Need::Role(AccessRole::Viewer);
     const EDITOR: Need = Need::Role(AccessRole::Editor);
-    Routes::default()
-        .get("/livez", Need::Open, health::live)
-        .get("/readyz", Need::Open, health::ready)
-        .get("/metrics", Need::Metrics, metrics::read)
+    of_any_process()
         .get("/api/v1/cluster", VIEWER, cluster::read)
         .get("/api/v1/services", VIEWER, services::list)
         .post("/api/v1/services", EDITOR, services::register)
@@ -104,7 +110,8 @@ pub fn routes() -> Vec<Route> {
 
 /// The API.
 pub(crate) fn router(api: Api) -> Router {
-    let (router, table) = declared().into_parts();
+    let routes = if api.roles.contains(&ServerRole::Api) { declared() } else { of_any_process() };
+    let (router, table) = routes.into_parts();
     guarded(router, table, api)
 }
 

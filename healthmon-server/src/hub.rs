@@ -25,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 const RING: usize = 4_096;
 /// How many entries a client takes at a time.
 const PAGE: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// How often it is made sure that the log is still the same.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long the store is left alone when it did not answer.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -54,40 +56,72 @@ pub(crate) fn kind(event: &LogEvent) -> &'static str {
     }
 }
 
+/// Where the hub is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Place {
+    /// The newest entry it has.
+    pub(crate) head: Seq,
+    /// Counts the logs that it followed: a client's place is one in the log that it began with.
+    pub(crate) log: u64,
+}
+
 pub(crate) struct Hub {
     handle: Handle,
     ring: RwLock<VecDeque<Event>>,
-    head: watch::Sender<Seq>,
+    place: watch::Sender<Place>,
 }
 
 impl Hub {
     pub(crate) fn new(handle: Handle) -> Self {
-        Self { handle, ring: RwLock::default(), head: watch::Sender::new(Seq::default()) }
+        Self { handle, ring: RwLock::default(), place: watch::Sender::new(Place::default()) }
     }
 
-    /// Follows the log until closing.
+    /// Follows the log until closing. When it turns out to be another log, which it is after a
+    /// failover that lost something or a restore, or to have a gap, begins anew with that.
     pub(crate) async fn follow(self: Arc<Self>, closing: CancellationToken) {
-        let start = loop {
+        tokio::select! {
+            () = closing.cancelled() => {}
+            () = async { loop { self.follow_one().await } } => {}
+        }
+    }
+
+    async fn follow_one(&self) {
+        let known = loop {
             match self.handle.store().head().await {
-                Ok(head) => break head.head,
+                Ok(head) => break head,
                 Err(error) => {
                     tracing::warn!(%error, "cannot read the log's head");
-                    tokio::select! {
-                        () = closing.cancelled() => return,
-                        () = tokio::time::sleep(RETRY) => {}
-                    }
+                    tokio::time::sleep(RETRY).await;
                 }
             }
         };
-        self.head.send_replace(start);
-        let mut log = self.handle.log(start);
+        self.ring.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.place.send_modify(|place| *place = Place { head: known.head, log: place.log + 1 });
+        let (mut log, mut last) = (self.handle.log(known.head), known.head);
+        let mut look = tokio::time::interval(LOOK);
         loop {
             let next = tokio::select! {
-                () = closing.cancelled() => return,
                 next = log.next() => next,
+                _ = look.tick() => {
+                    match self.handle.store().head().await {
+                        Ok(head) if head.log != known.log => {
+                            tracing::warn!(was = %known.log, is = %head.log, "the log is another one; clients begin anew");
+                            return;
+                        }
+                        // Who follows the log will hear of it.
+                        Ok(_) | Err(_) => continue,
+                    }
+                }
             };
             match next {
-                Ok(entry) => self.push(Event::of(entry)),
+                Ok(entry) if entry.seq != last.next() => {
+                    tracing::warn!(after = %last, next = %entry.seq, "the log has a gap here; clients begin anew");
+                    return;
+                }
+                Ok(entry) => {
+                    last = entry.seq;
+                    self.push(Event::of(entry));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot follow the log for now");
                     tokio::time::sleep(RETRY).await;
@@ -104,17 +138,17 @@ impl Hub {
         }
         ring.push_back(event);
         drop(ring);
-        self.head.send_replace(seq);
+        self.place.send_modify(|place| place.head = seq);
     }
 
     /// Tells when there is more.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Seq> {
-        self.head.subscribe()
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Place> {
+        self.place.subscribe()
     }
 
     /// What follows `after`, at most a page; empty when there is nothing yet.
     pub(crate) async fn after(&self, after: Seq) -> Result<Vec<Event>, StoreError> {
-        if *self.head.borrow() <= after {
+        if self.place.borrow().head <= after {
             return Ok(Vec::new());
         }
         if let Some(events) = self.ring_after(after) {

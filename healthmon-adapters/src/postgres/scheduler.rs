@@ -253,6 +253,16 @@ impl PostgresScheduler {
         inner.leaving.retain(|left| !answer.released.contains(left));
         let lost = self.learn_leases(inner, &answer);
         inner.hungry = inner.held.len() + answer.claimed.len() < answer.share;
+        if !answer.claimed.is_empty() || !answer.released.is_empty() {
+            let (claimed, released) = (answer.claimed.len(), answer.released.len());
+            tracing::info!(
+                claimed,
+                released,
+                held = inner.held.len() + claimed,
+                share = answer.share,
+                "shards change hands"
+            );
+        }
         changes("claimed", answer.claimed.len());
         changes("released", answer.released.len());
         changes("lost", lost);
@@ -295,6 +305,7 @@ impl PostgresScheduler {
             let answer = timeout(PATIENCE_FOR_TRUST, round.answer()).await.unwrap_or_else(|_| Err(silent()));
             self.learn(&mut inner, answer, Timestamp::default())?;
         }
+        tracing::info!(shards = inner.held.len(), "gives its shards back");
         let standings: Vec<Standing> = inner.held.values().map(Held::standing).chain(inner.leaving.clone()).collect();
         *inner = Inner::default();
         let released = async {

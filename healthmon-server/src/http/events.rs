@@ -258,14 +258,24 @@ where
         self.greet(&head).await?;
         let mut ping = tokio::time::interval(PING_PERIOD);
         ping.reset();
+        // It begins with the first log that it follows.
+        let mut log = more.wait_for(|place| place.log > 0).await.map_err(|_| Ended::Closing)?.log;
         loop {
-            more.borrow_and_update();
+            let place = *more.borrow_and_update();
+            if place.log != log {
+                log = place.log;
+                self.reset("the log is another one than it was").await?;
+            }
             let events = hub.after(self.cursor).await?;
-            if !events.is_empty() {
+            if let Some(first) = events.first() {
                 if self.api.closing.is_cancelled() {
                     return Err(Ended::Closing);
                 }
-                self.send(events).await?;
+                if first.entry.seq == self.cursor.next() {
+                    self.send(events).await?;
+                } else {
+                    self.reset("the log no longer reaches back that far").await?;
+                }
                 continue;
             }
             tokio::select! {
@@ -293,7 +303,19 @@ where
             () if self.cursor < head.tail => Some("the log no longer reaches back that far"),
             () => None,
         };
-        let Some(why) = why else { return Ok(()) };
+        match why {
+            None => Ok(()),
+            Some(why) => self.begin_anew(head, why).await,
+        }
+    }
+
+    async fn reset(&mut self, why: &str) -> Result<(), Ended> {
+        let head = self.api.handle.store().head().await?;
+        self.begin_anew(&head, why).await
+    }
+
+    /// Tells the client to forget what it knows, and how everything stands.
+    async fn begin_anew(&mut self, head: &LogHead, why: &str) -> Result<(), Ended> {
         self.cursor = head.head;
         let reset = json!({"type": "reset", "log": head.log.to_string(), "head": head.head, "reason": why});
         self.timely(Message::text(reset.to_string())).await?;

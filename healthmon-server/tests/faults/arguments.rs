@@ -11,19 +11,19 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "8")]
     pub(crate) faults: u32,
     /// Where the random numbers begin; random, and printed, if not given
-    #[arg(long)]
+    #[arg(long, global = true)]
     seed: Option<u64>,
     /// Another binary than the one just built, such as one with a planted bug
-    #[arg(long)]
+    #[arg(long, global = true)]
     binary: Option<PathBuf>,
     /// How many services
-    #[arg(long, default_value = "40")]
+    #[arg(long, default_value = "40", global = true)]
     pub(crate) services: usize,
     /// Only faults whose name has this in it
     #[arg(long)]
     pub(crate) only: Option<String>,
     /// Keep what the processes logged, here
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) logs: Option<PathBuf>,
 }
 

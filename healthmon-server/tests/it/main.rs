@@ -8,4 +8,5 @@ mod commands;
 mod guard;
 mod kill;
 mod lifecycle;
+mod shared;
 mod support;

@@ -40,11 +40,17 @@ impl Server {
     }
 
     pub(crate) fn with(database: &Path, words: &[&str]) -> Self {
+        let file = database.to_str().unwrap();
+        Self::node(database, &[words, &["--database", file]].concat())
+    }
+
+    /// Starts the binary with these words on a free port; `beside` is what its log is called after.
+    pub(crate) fn node(beside: &Path, words: &[&str]) -> Self {
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let log = database.with_extension(format!("{}.log", address.port()));
+        let log = beside.with_extension(format!("{}.log", address.port()));
         let child = Command::new(env!("CARGO_BIN_EXE_healthmon"))
             .args(words)
-            .args(["--listen", &address.to_string(), "--database", database.to_str().unwrap()])
+            .args(["--listen", &address.to_string()])
             .stderr(std::fs::File::create(&log).unwrap())
             .stdout(Stdio::null())
             .spawn()
