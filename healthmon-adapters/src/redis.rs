@@ -11,6 +11,7 @@
 //! | `ready:<region>` | which of a region's streams have probes that nobody was given yet |
 //! | `retry:<region>` | which probes are to be handed out again |
 //! | `r:<shard>` | stream of results, the spool while the store is away |
+//! | `news` | which shards may have results that their recorder was not given |
 //! | `owners`, `recorders` | which recorder drains a shard, and until when each recorder lives |
 //! | `epochs` | the newest claim seen of each shard |
 //! | `count` | how many probes and results there are |

@@ -4,10 +4,12 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     num::NonZeroUsize,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use fred::types::Value;
 use healthmon_core::ports::{ConsumerId, QueueError, Receipt, ResultDelivery};
+use tokio::time::Instant;
 
 use super::{
     codec::decode_result,
@@ -23,6 +25,9 @@ static RELEASE: Script = Script::new(include_str!("scripts/release.lua"));
 /// The most results handed out by one call of the server.
 const TAKE_MOST: usize = 5_000;
 
+/// Each how often all shards are looked into, whatever the marks say.
+const LOOK_INTO_ALL: Duration = Duration::from_secs(5);
+
 /// An entry's place in its stream.
 type Place = (u64, u64);
 
@@ -34,6 +39,9 @@ pub(super) struct Drains(Mutex<HashMap<ConsumerId, Drain>>);
 #[derive(Default)]
 struct Drain {
     held: BTreeMap<u32, VecDeque<Place>>,
+    /// When all of its shards were last looked into, not only those marked to have news. `None`
+    /// when that is to be done: marks may have been taken off by a call whose answer was lost.
+    looked: Option<Instant>,
     /// The shard that is read first, moved on with each call so that none waits for ever.
     first: u32,
 }
@@ -74,17 +82,19 @@ impl Inner {
         let lease = i64::try_from(self.limits.drain_lease.as_millis()).unwrap_or(i64::MAX);
         let max = i64::try_from(max.get().min(TAKE_MOST)).unwrap_or(i64::MAX);
         let mut arguments: Vec<Value> = vec![(&*consumer.0).into(), lease.into(), shards.into(), max.into()];
-        {
+        let (begun, looked) = (Instant::now(), {
             let mut drains = self.drains.lock();
             let drain = drains.entry(consumer.clone()).or_default();
             drain.first = (drain.first + 1) % u32::from(self.shards.get());
-            arguments.extend([idle.into(), i64::from(drain.first).into()]);
+            let looked = drain.looked.take().filter(|looked| looked.elapsed() < LOOK_INTO_ALL);
+            arguments.extend([idle.into(), i64::from(drain.first).into(), i64::from(looked.is_none()).into()]);
             for (shard, held) in &drain.held {
                 if let Some(last) = held.back() {
                     arguments.extend([i64::from(*shard).into(), text(*last)]);
                 }
             }
-        }
+            looked
+        });
         let mut answer = items(self.connection.run(&RESULTS, arguments).await?).into_iter();
         let lost: Vec<u32> =
             answer.next().map(items).unwrap_or_default().iter().filter_map(|shard| index(number(shard))).collect();
@@ -113,6 +123,7 @@ impl Inner {
         // No await from here to the caller: a call that is dropped before leaves all as it was.
         let mut drains = self.drains.lock();
         let drain = drains.entry(consumer.clone()).or_default();
+        drain.looked = Some(looked.unwrap_or(begun));
         for shard in lost {
             drain.held.remove(&shard);
         }

@@ -12,9 +12,11 @@ end
 for _ = 1, tonumber(arg()) do
   call('XADD', base .. ':poison', 'MAXLEN', '~', 1000, '*', 'p', arg())
 end
-local stored = 0
+local stored, news = 0, {}
 for _ = 1, tonumber(arg()) do
-  local key, results = base .. ':r:' .. arg(), tonumber(arg())
+  local shard, results = arg(), tonumber(arg())
+  local key = base .. ':r:' .. shard
+  news[#news + 1] = shard
   for i = at, at + results - 1 do
     call('XADD', key, '*', 'r', ARGV[i])
   end
@@ -22,6 +24,7 @@ for _ = 1, tonumber(arg()) do
   stored = stored + results
 end
 if stored > 0 then
+  call('SADD', base .. ':news', unpack(news))
   call('HINCRBY', base .. ':count', 'results', stored)
   if call('DEL', base .. ':idle:r') == 1 then
     call('PUBLISH', base .. ':wake', 'r')

@@ -35,7 +35,7 @@ for claim, of in ipairs(seen) do
   stale[claim] = older(of[2], call('HGET', base .. ':epochs', of[1]))
 end
 
-local accepted, repeated, fenced = 0, 0, 0
+local accepted, fenced = 0, 0
 
 -- The extra stream: ids are Redis's own, repeats are known by name until well after their start-by.
 local function extra(region, name, payload)
@@ -47,8 +47,8 @@ local function extra(region, name, payload)
   return true
 end
 
-local last = #ARGV
-while at <= last do
+local last, ready, failed = #ARGV, {}, nil
+while at <= last and not failed do
   local region, stream, claim, probes = arg(), arg(), tonumber(arg()), tonumber(arg())
   local added, added_extra = 0, 0
   if stale[claim] then
@@ -66,7 +66,9 @@ while at <= last do
       if type(answer) ~= 'table' then
         added = added + 1
       elseif not string.find(answer.err, 'equal or smaller', 1, true) then
-        return answer
+        -- Nothing we know of. What is in stays in, and is a repeat when the caller tries again.
+        failed = answer
+        break
       elseif #call('XRANGE', key, id, id) == 0 and extra(region, id .. '-0', ARGV[i + 1]) then
         -- Later slots of other services came first: it is late, and no repeat.
         added_extra = added_extra + 1
@@ -74,16 +76,23 @@ while at <= last do
     end
     at = at + 2 * probes
   end
-  if added > 0 then call('SADD', base .. ':ready:' .. region, 's:' .. region .. ':' .. stream) end
-  if added_extra > 0 then call('SADD', base .. ':ready:' .. region, 'x:' .. region) end
   if added + added_extra > 0 then
+    local marks = ready[region] or {}
+    ready[region] = marks
+    if added > 0 then marks[#marks + 1] = 's:' .. region .. ':' .. stream end
+    if added_extra > 0 then marks[#marks + 1] = 'x:' .. region end
     accepted = accepted + added + added_extra
-    call('SADD', base .. ':regions', region)
-    if call('DEL', base .. ':idle:p:' .. region) == 1 then
-      call('PUBLISH', base .. ':wake', 'p:' .. region)
-    end
   end
 end
-repeated = total - accepted - fenced
+for region, marks in pairs(ready) do
+  for from = 1, #marks, 1000 do
+    call('SADD', base .. ':ready:' .. region, unpack(marks, from, math.min(from + 999, #marks)))
+  end
+  call('SADD', base .. ':regions', region)
+  if call('DEL', base .. ':idle:p:' .. region) == 1 then
+    call('PUBLISH', base .. ':wake', 'p:' .. region)
+  end
+end
 if accepted > 0 then call('HINCRBY', count, 'probes', accepted) end
-return { accepted, repeated, fenced }
+if failed then return failed end
+return { accepted, total - accepted - fenced, fenced }

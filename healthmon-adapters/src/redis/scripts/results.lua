@@ -1,12 +1,13 @@
 -- Hands results to a recorder, of the shards that are its own.
 --
 -- KEYS[1] the prefix. ARGV: the recorder, its lease in ms, shards, how many results at most, for how
--- many ms it waits for news when it was given fewer (0: it does not), the shard to begin with, then
--- of each shard of which it holds unacknowledged results: its number, and the last id it was given.
+-- many ms it waits for news when it was given fewer (0: it does not), the shard to begin with, 1 to
+-- look into every shard of its own rather than those marked to have news, then of each shard of which
+-- it holds unacknowledged results: its number, and the last id it was given.
 -- Answers {shards of those that it has lost, or has anew; {shard, entries} ...}.
 local base, call = KEYS[1], redis.call
 local me, lease, shards, left = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local idle, first = tonumber(ARGV[5]), tonumber(ARGV[6])
+local idle, first, every = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local recorders, owners = base .. ':recorders', base .. ':owners'
 
 local time = call('TIME')
@@ -23,18 +24,19 @@ local owner = {}
 local owned = call('HGETALL', owners)
 for i = 1, #owned, 2 do owner[tonumber(owned[i])] = owned[i + 1] end
 local held = {}
-for i = 7, #ARGV, 2 do held[tonumber(ARGV[i])] = ARGV[i + 1] end
+for i = 8, #ARGV, 2 do held[tonumber(ARGV[i])] = ARGV[i + 1] end
 
 -- Its share; what nobody has is taken up to that.
-local share, mine, own = math.ceil(shards / lively), 0, {}
+local share, mine, own, look = math.ceil(shards / lively), 0, {}, {}
 for shard = 0, shards - 1 do
   if owner[shard] == me then
     own[shard] = true
+    look[shard] = every
     mine = mine + 1
   end
 end
 local lost = {}
-for i = 7, #ARGV, 2 do
+for i = 8, #ARGV, 2 do
   if not own[tonumber(ARGV[i])] then
     lost[#lost + 1] = tonumber(ARGV[i])
     held[tonumber(ARGV[i])] = nil
@@ -45,7 +47,7 @@ for n = 0, shards - 1 do
   local shard = (first + n) % shards
   if not own[shard] and not live[owner[shard] or ''] then
     call('HSET', owners, shard, me)
-    own[shard] = true
+    own[shard], look[shard] = true, true
     mine = mine + 1
   end
 end
@@ -63,18 +65,25 @@ if mine > share then
   end
 end
 
-local out = { lost }
+local news = base .. ':news'
+for _, shard in ipairs(call('SMEMBERS', news)) do look[tonumber(shard)] = true end
+local out, read, unread = { lost }, {}, {}
 for n = 0, shards - 1 do
-  if left == 0 then break end
   local shard = (first + n) % shards
-  if own[shard] then
-    local from = held[shard] and '(' .. held[shard] or '-'
-    local entries = call('XRANGE', base .. ':r:' .. shard, from, '+', 'COUNT', left)
-    if #entries > 0 then
-      out[#out + 1] = { shard, entries }
-      left = left - #entries
+  if own[shard] and look[shard] then
+    local entries = {}
+    if left > 0 then
+      local from = held[shard] and '(' .. held[shard] or '-'
+      entries = call('XRANGE', base .. ':r:' .. shard, from, '+', 'COUNT', left)
+      if #entries > 0 then out[#out + 1] = { shard, entries } end
     end
+    -- The mark goes when all was read; whoever has the shard next looks without it.
+    local marks = #entries < left and read or unread
+    marks[#marks + 1] = shard
+    left = left - #entries
   end
 end
+if #read > 0 then call('SREM', news, unpack(read)) end
+if #unread > 0 then call('SADD', news, unpack(unread)) end
 if #out == 1 and idle > 0 then call('SET', base .. ':idle:r', 1, 'PX', idle) end
 return out

@@ -26,8 +26,9 @@ for r = 4, #ARGV do
     end
   end
   while left > 0 do
-    local streams = call('SRANDMEMBER', ready, 128)
+    local streams = call('SRANDMEMBER', ready, math.min(left, 128))
     if #streams == 0 then break end
+    local drained = {}
     for _, stream in ipairs(streams) do
       if left == 0 then break end
       local key = base .. ':' .. stream
@@ -40,9 +41,10 @@ for r = 4, #ARGV do
       if #entries > 0 then
         out[#out + 1] = { region, stream, 1, entries }
       end
-      if #entries < left then call('SREM', ready, stream) end
+      if #entries < left then drained[#drained + 1] = stream end
       left = left - #entries
     end
+    if #drained > 0 then call('SREM', ready, unpack(drained)) end
   end
   if left > 0 and idle > 0 then
     call('SET', base .. ':idle:p:' .. region, 1, 'PX', idle)
