@@ -65,8 +65,9 @@ const FULL: QueueError = QueueError::Full { retry_after: Duration::from_millis(5
 /// A queue in PostgreSQL: leased, bounded, with deadlines. Results are as durable as the database's
 /// commits; probes are lost when the server crashes or a standby takes over, until their next slot.
 ///
-/// The capacity is that of the deployment. It is looked at now and then while there is much room,
-/// so that several schedulers may exceed it by what they put in within a second.
+/// The capacity is that of the deployment. Counting takes half a second when there are a million, so
+/// that a count is gone by for fifty times as long as it took, 10 s at most, unless it says that there
+/// is no room: several schedulers may exceed the capacity by what they put in meanwhile.
 pub struct PostgresProbeQueue {
     postgres: Postgres,
     /// Those whose probes are pulled here.

@@ -23,6 +23,9 @@ use super::{
 
 type Result<T> = std::result::Result<T, StoreError>;
 
+/// For how long a count is gone by at most.
+const LONGEST_TRUST: Duration = Duration::from_secs(10);
+
 /// How full the queue was when it was last counted.
 #[derive(Default)]
 pub(super) struct Room {
@@ -107,7 +110,7 @@ impl PostgresProbeQueue {
         .await
         .map_err(from_sqlx)?;
         let taken = count(&row, 0)?;
-        let until = Instant::now() + (began.elapsed() * 50).min(Duration::from_secs(1));
+        let until = Instant::now() + (began.elapsed() * 50).min(LONGEST_TRUST);
         *self.room.lock().unwrap_or_else(PoisonError::into_inner) = Room { until: Some(until), taken };
         Ok(fits(taken))
     }
