@@ -65,17 +65,26 @@ pub(super) struct Inner {
 #[derive(Default)]
 pub(super) struct Waiting {
     notify: Notify,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    /// Counts the news that came.
+    news: u64,
     /// When Redis last said that there is nothing, if there was no news since.
-    nothing_at: Mutex<Option<Instant>>,
+    nothing_at: Option<Instant>,
 }
 
 impl Waiting {
-    fn nothing_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.nothing_at.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self) {
-        *self.nothing_at() = None;
+        let mut known = self.known();
+        *known = Known { news: known.news + 1, nothing_at: None };
+        drop(known);
         self.notify.notify_waiters();
     }
 
@@ -91,17 +100,22 @@ impl Waiting {
         F: Future<Output = Result<(Vec<T>, Left), QueueError>>,
     {
         let end = Instant::now() + wait;
-        let mut known_empty = !wait.is_zero() && self.nothing_at().is_some_and(|at| at.elapsed() < look);
+        let mut known_empty = !wait.is_zero() && self.known().nothing_at.is_some_and(|at| at.elapsed() < look);
         loop {
             let news = self.notify.notified();
             tokio::pin!(news);
             // Registered before asking, so that what comes in between is not slept through.
             news.as_mut().enable();
-            if !(known_empty && self.nothing_at().is_some()) {
+            let before = *self.known();
+            if !(known_empty && before.nothing_at.is_some()) {
                 let asked = Instant::now();
                 let (found, left) = ask(if wait.is_zero() { 0 } else { IDLE_MS }).await?;
                 if left == Left::Nothing && !wait.is_zero() {
-                    *self.nothing_at() = Some(asked);
+                    let mut known = self.known();
+                    // News comes by another connection, and so may come before an answer that is older.
+                    if known.news == before.news {
+                        known.nothing_at = Some(asked);
+                    }
                 }
                 if !found.is_empty() || Instant::now() >= end {
                     return Ok(found);
@@ -268,5 +282,23 @@ impl ProbeQueue for RedisProbeQueue {
 
     async fn depth(&self) -> Result<QueueDepth, QueueError> {
         self.inner.depth().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn news_that_overtakes_an_answer_is_not_forgotten() {
+        let (waiting, second) = (Waiting::default(), Duration::from_secs(1));
+        let first = waiting.until(second, second, async |_| {
+            waiting.wake();
+            Ok((vec![1], Left::Nothing))
+        });
+        assert_eq!(first.await.map_err(|_| ()), Ok(vec![1]));
+        let asked = Instant::now();
+        let next = waiting.until(second, second, async |_| Ok((vec![2], Left::Perhaps))).await;
+        assert_eq!((next.map_err(|_| ()), asked.elapsed()), (Ok(vec![2]), Duration::ZERO));
     }
 }
