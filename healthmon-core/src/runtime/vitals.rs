@@ -30,6 +30,7 @@ pub struct Vitals {
     emitted: Counter,
     missed: Counter,
     fenced: Counter,
+    enqueued_again: Counter,
     recorded: Counter,
     repeated: Counter,
     expired: Counter,
@@ -123,6 +124,7 @@ impl Default for Vitals {
         describe_histogram!("healthmon_record_lag_seconds", "From a probe's start to its result being recorded");
         describe_counter!("healthmon_probes_emitted_total", "Probes enqueued");
         describe_counter!("healthmon_slots_missed_total", "Slots for which no probe was begun in time");
+        describe_counter!("healthmon_probes_repeated_total", "Probes that were on the queue already, or had been");
         describe_counter!("healthmon_probes_fenced_total", "Probes that the queue dropped: their claim was stale");
         describe_counter!("healthmon_probes_total", "Probes performed, by outcome and reason");
         describe_counter!("healthmon_results_recorded_total", "Results recorded");
@@ -137,6 +139,7 @@ impl Default for Vitals {
             emitted: counter!("healthmon_probes_emitted_total"),
             missed: counter!("healthmon_slots_missed_total"),
             fenced: counter!("healthmon_probes_fenced_total"),
+            enqueued_again: counter!("healthmon_probes_repeated_total"),
             recorded: counter!("healthmon_results_recorded_total"),
             repeated: counter!("healthmon_results_repeated_total"),
             expired: counter!("healthmon_probes_expired_total"),
@@ -169,6 +172,7 @@ impl Vitals {
         self.emission.note(now, scheduled.map(|probe| now.since(probe.id.slot.time())));
         self.emitted.increment(enqueued.accepted as u64);
         self.fenced.increment(enqueued.fenced as u64);
+        self.enqueued_again.increment(enqueued.repeated as u64);
     }
 
     /// Slots went by.

@@ -92,6 +92,48 @@ async fn unsettled(stack: &Stack, targets: &Targets, ids: &[String], client: &Cl
     (client.last() < head).then(|| format!("the client has heard up to {} of {head}", client.last()))
 }
 
+/// What must stand still when nothing is wrong: work that is done twice, or refused because another
+/// does it.
+const TWICE: [&str; 3] =
+    ["healthmon_probes_repeated_total", "healthmon_probes_fenced_total", "healthmon_results_repeated_total"];
+/// How long it is watched.
+const WATCHED: Duration = Duration::from_secs(3);
+
+/// In calm, every shard has one scheduler, and nothing is done twice.
+pub(crate) async fn calm(stack: &Stack) -> Vec<String> {
+    let before = sums(stack).await;
+    tokio::time::sleep(WATCHED).await;
+    let after = sums(stack).await;
+    let mut broken = Vec::new();
+    for name in TWICE {
+        let of = |sums: &BTreeMap<String, f64>| sums.get(name).copied().unwrap_or(0.0);
+        if of(&after) > of(&before) {
+            broken.push(format!("{name} grows in calm: {} to {}", of(&before), of(&after)));
+        }
+    }
+    let held = after.get("healthmon_shards_held").copied().unwrap_or(0.0);
+    if (held - 64.0).abs() > 0.5 {
+        broken.push(format!("schedulers hold {held} shards between them, of 64"));
+    }
+    broken
+}
+
+/// The processes' metrics without labels, summed over all of them.
+async fn sums(stack: &Stack) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::new();
+    for node in &stack.nodes {
+        let Ok((200, Value::String(text))) = request(node.address, "GET", "/metrics", None).await else { continue };
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            if let Some((name, value)) = line.split_once(' ')
+                && let Ok(value) = value.parse::<f64>()
+            {
+                *sums.entry(name.to_owned()).or_insert(0.0) += value;
+            }
+        }
+    }
+    sums
+}
+
 /// Everything that was not kept.
 pub(crate) async fn check(case: &Case<'_>) -> Vec<String> {
     let store = case.stack.store().await;
@@ -255,7 +297,10 @@ fn check_results(case: &Case<'_>, service: &Service, results: &[StoredResult], b
         if stored.applied.is_none() && id.kind != Kind::Manual {
             account.late += 1;
             if !excused() && !beside_an_edge(id.slot.time()) {
-                broken.add("an avoidable late result", format!("{id} started {} {:?}", stored.result.started.as_millis(), stored.outcome()));
+                broken.add(
+                    "an avoidable late result",
+                    format!("{id} started {} {:?}", stored.result.started.as_millis(), stored.outcome()),
+                );
             }
         }
         if let Outcome::Indeterminate(reason) = stored.outcome() {
@@ -276,7 +321,10 @@ fn check_results(case: &Case<'_>, service: &Service, results: &[StoredResult], b
                     && window.from.before(PROBE) <= slot.time()
                     && slot.time() <= window.gaps_until
             }) {
-                broken.add("a gap without a fault", format!("service {} has no result for {}", service.id, slot.as_millis()));
+                broken.add(
+                    "a gap without a fault",
+                    format!("service {} has no result for {}", service.id, slot.as_millis()),
+                );
             }
         }
         slot = healthmon_core::time::Slot::from_millis(slot.as_millis() - interval.as_millis());

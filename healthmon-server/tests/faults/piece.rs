@@ -58,7 +58,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
                 .map(|earlier| earlier.from)
                 .fold(window.from.before(Duration::from_secs(2)), std::cmp::min);
         }
-        println!("{:>4}. {:>6.1} s  {}  (from {})", number, began.elapsed().as_secs_f64(), window.what, window.from.as_millis());
+        println!(
+            "{:>4}. {:>6.1} s  {}  (from {})",
+            number,
+            began.elapsed().as_secs_f64(),
+            window.what,
+            window.from.as_millis()
+        );
         windows.push(window);
         for node in &mut stack.nodes {
             if !node.is_running() {
@@ -72,11 +78,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
     targets.freeze();
     let frozen = targets.clock.now();
     let settled = checker::settle(&stack, &targets, &ids, &client, BOUND).await;
+    let doubled = checker::calm(&stack).await;
     let ended = targets.clock.now();
     println!("      settled {:.1} s after the last fault", ended.since(frozen).as_secs_f64());
     let heard = client.heard();
     let case = Case { stack: &stack, targets: &targets, ids: &ids, heard: &heard, windows: &windows, started, ended };
     let mut broken: Vec<String> = settled.err().into_iter().collect();
+    broken.extend(doubled);
     broken.extend(checker::check(&case).await);
     for (name, log) in stack.logs() {
         broken.extend(log.lines().filter(|line| line.contains("panicked")).map(|line| format!("{name}: {line}")));

@@ -255,7 +255,8 @@ pub(crate) async fn request(
         let (head, body) = answer.map_err(broken)?.into_parts();
         let bytes = body.collect().await.map_err(broken)?.to_bytes();
         connection.abort();
-        Ok((head.status.as_u16(), serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+        let text = || Value::String(String::from_utf8_lossy(&bytes).into_owned());
+        Ok((head.status.as_u16(), serde_json::from_slice(&bytes).unwrap_or_else(|_| text())))
     };
     tokio::time::timeout(Duration::from_secs(10), asked)
         .await
