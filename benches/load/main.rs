@@ -8,9 +8,33 @@
 //! - `many`: 100,000 services every 60 s: memory per service, start-up, all probed in one interval.
 //!
 //! Monitor, control and target are processes of their own, so that CPU and memory are told apart.
+//!
+//! The deployment of many processes has modes of its own. PostgreSQL (which syncs to the disk at
+//! each commit), Redis (which appends to a file), the target and one node of each role, each a process
+//! of the release binary, share this machine; CPU is told for each. The bench builds the binary, and
+//! starts the servers itself; Debian's postgresql, redis-server and redis-tools must be installed.
+//! They keep their data in the folder for temporary files: `TMPDIR` says where.
+//!
+//! - `cluster [--services N] [--interval SPAN] [--seconds N]`: 100,000 services every 20 s, for 5
+//!   minutes. Every slot recorded? How late? CPU per probe by process, beside the bare client's.
+//! - `cluster-peak [--from N] [--step N] [--seconds N]`: ever more services every 10 s, until two
+//!   rates in a row are not kept up.
+//! - `schedule-redis [--services N] [--interval SPAN] [--seconds N]`: scheduling alone, into a Redis
+//!   that is emptied as fast; beside Redis's own benchmark.
+//! - `record-postgres [--services N] [--seconds N]`: the record transaction on one connection, beside
+//!   bare inserts.
+//! - `million [--services N] [--interval SPAN] [--seconds N]`: 1,000,000 services every 60 s, not
+//!   probed: start-up, memory and lateness of the scheduler.
+//! - `peer [--seconds N]`: Prometheus' blackbox exporter (Debian's prometheus-blackbox-exporter) on
+//!   the same target, beside the bare client.
+//!
+//! Each says how busy the machine was before, and how much CPU others took meanwhile: figures of a
+//! run that was disturbed are worth little, and those of different runs compare by their ratios to
+//! the control in each.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
+mod cluster;
 mod control;
 mod driven;
 mod process;
@@ -29,6 +53,7 @@ fn main() {
     match words.first().copied() {
         Some("role-target") => target::run(),
         Some("role-control") => control::run(&words[1..]),
+        Some("role-record") => cluster::role_record(&words[1..]),
         Some("role-monitor") => driven::run(&words[1..]),
         Some("steady") => steady(seconds.unwrap_or(60)),
         Some("peak") => peak(seconds.unwrap_or(15)),
@@ -38,7 +63,8 @@ fn main() {
             peak(seconds.unwrap_or(15));
             many(seconds.unwrap_or(75));
         }
-        Some(other) => panic!("{other}: must be steady, peak, many or all"),
+        Some(_) if cluster::run(&words) => {}
+        Some(other) => panic!("{other}: must be one of the modes at the top of benches/load/main.rs"),
     }
 }
 

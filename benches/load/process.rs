@@ -102,6 +102,11 @@ impl Child {
         Self { child, lines }
     }
 
+    /// The number of its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn line(&self) -> String {
         let mut line = String::new();
         self.lines.borrow_mut().read_line(&mut line).expect("a line from the child");
