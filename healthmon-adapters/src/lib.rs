@@ -12,3 +12,5 @@ pub mod redis;
 pub mod servers;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sums;

@@ -13,12 +13,14 @@ mod read;
 mod record;
 mod regions;
 mod results;
+mod rollups;
 mod round;
 mod rows;
 mod scheduler;
 mod schema;
 mod states;
 mod store;
+mod summary;
 
 pub use connect::{Postgres, PostgresOptions};
 pub use nodes::{NodeRow, PostgresNodes, ShardRow};

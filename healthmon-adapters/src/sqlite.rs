@@ -10,5 +10,6 @@ mod read;
 mod record;
 mod rows;
 mod store;
+mod summary;
 
 pub use store::{Durability, SqliteOptions, SqliteResultStore};

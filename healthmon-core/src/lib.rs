@@ -32,4 +32,6 @@ pub mod schedule;
 pub mod service;
 pub mod shard;
 pub mod status;
+#[cfg(feature = "runtime")]
+pub mod summary;
 pub mod time;

@@ -12,6 +12,7 @@ pub mod recorder;
 mod routes;
 pub mod sweeper;
 pub mod tick;
+mod uptime;
 mod vitals;
 pub mod worker;
 

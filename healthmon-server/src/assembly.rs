@@ -85,6 +85,7 @@ impl Backends {
             migrate_url: config.migrations_url.as_ref().map(|url| url.expose().to_owned()),
             shards: config.shards,
             retention: config.retention,
+            rollup_retention: config.rollup_retention,
             ..PostgresOptions::new(url.expose())
         };
         let postgres = patiently(|| Postgres::connect(options.clone())).await.map_err(refused)?;

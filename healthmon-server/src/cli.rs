@@ -122,6 +122,16 @@ pub struct ServeArgs {
     /// How long results are kept
     #[arg(long, default_value = "30days", env = "HEALTHMON_RETENTION", value_parser = span::parse, value_name = "SPAN")]
     pub retention: Duration,
+    /// How long the sums of whole hours are kept, beyond the results themselves (PostgreSQL): uptime
+    /// goes back as far
+    #[arg(
+        long,
+        default_value = "400days",
+        env = "HEALTHMON_ROLLUP_RETENTION",
+        value_parser = span::parse,
+        value_name = "SPAN"
+    )]
+    pub rollup_retention: Duration,
     /// How many probes may be under way at once
     #[arg(long, default_value = "4096", env = "HEALTHMON_CONCURRENCY", value_name = "COUNT")]
     pub concurrency: NonZeroUsize,
@@ -168,6 +178,7 @@ impl ServeArgs {
             node: self.node.clone(),
             durability: if self.fast_commits { Durability::Crash } else { Durability::PowerCut },
             retention: self.retention,
+            rollup_retention: self.rollup_retention,
             tuning: Tuning {
                 concurrency: self.concurrency,
                 record_linger: self.linger,

@@ -42,6 +42,8 @@ pub struct Config {
     pub durability: Durability,
     /// How long results are kept.
     pub retention: Duration,
+    /// How long the sums of whole hours are kept, beyond the results themselves (PostgreSQL).
+    pub rollup_retention: Duration,
     /// The monitor's numbers.
     pub tuning: Tuning,
 }
@@ -174,6 +176,7 @@ impl Config {
             node: None,
             durability: Durability::default(),
             retention: Duration::from_hours(30 * 24),
+            rollup_retention: Duration::from_hours(400 * 24),
             tuning: Tuning::default(),
         }
     }
@@ -185,6 +188,14 @@ impl Config {
             regions.insert(0, self.region.clone());
         }
         Regions::new(regions).unwrap_or_default()
+    }
+
+    /// How far back it can be told how a service did.
+    pub(crate) fn history(&self) -> Duration {
+        match self.database {
+            Database::File(_) => self.retention,
+            Database::Postgres(_) => self.retention.max(self.rollup_retention),
+        }
     }
 
     /// Checks what no type can.

@@ -10,8 +10,9 @@ mod problem;
 mod results;
 mod routes;
 mod services;
+mod uptime;
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::any};
 use healthmon_adapters::postgres::PostgresNodes;
@@ -47,6 +48,8 @@ pub(crate) struct Api {
     /// Knows who may use the API.
     pub(crate) access: Arc<Gate>,
     pub(crate) address: SocketAddr,
+    /// How far back it can be told how a service did.
+    pub(crate) history: Duration,
     /// What this process is called, and what it says of itself.
     pub(crate) name: Arc<str>,
     pub(crate) report: Arc<NodeReport>,
@@ -91,6 +94,7 @@ fn declared() -> Routes {
         .post("/api/v1/services/{id}/resume", EDITOR, services::resume)
         .post("/api/v1/services/{id}/probe", EDITOR, services::probe)
         .get("/api/v1/services/{id}/results", VIEWER, results::list)
+        .get("/api/v1/services/{id}/uptime", VIEWER, uptime::read)
         .get("/api/v1/services/{id}/transitions", VIEWER, log::of_service)
         .get("/api/v1/transitions", VIEWER, log::list)
         .get("/api/v1/events", VIEWER, events::upgrade)

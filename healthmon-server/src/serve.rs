@@ -86,6 +86,7 @@ pub struct Server {
     report: NodeReport,
     roles: BTreeSet<ServerRole>,
     access: Arc<Gate>,
+    history: Duration,
 }
 
 impl Server {
@@ -121,8 +122,8 @@ impl Server {
         if let Some(nodes) = &backends.nodes {
             builder = builder.node(nodes.number().await);
         }
-        let (monitor, roles) = (builder.build()?, config.roles);
-        Ok(Self { listener, address, monitor, backends, name, report, roles, access })
+        let (history, monitor, roles) = (config.history(), builder.build()?, config.roles);
+        Ok(Self { listener, address, monitor, backends, name, report, roles, access, history })
     }
 
     /// Where the API listens.
@@ -145,7 +146,7 @@ impl Server {
     /// # Errors
     /// When the monitor stopped by itself.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { listener, address, monitor, backends, name, report, roles, access } = self;
+        let Self { listener, address, monitor, backends, name, report, roles, access, history } = self;
         let (closing, tasks, handle) = (CancellationToken::new(), TaskTracker::new(), monitor.handle());
         let hub = Arc::new(Hub::new(handle.clone()));
         if roles.contains(&ServerRole::Api) {
@@ -162,6 +163,7 @@ impl Server {
             hub,
             access,
             address,
+            history,
             name,
             report: Arc::new(report),
             roles: Arc::new(roles),

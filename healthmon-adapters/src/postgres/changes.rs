@@ -97,6 +97,7 @@ impl PostgresResultStore {
         let now = self.postgres.now().await?;
         if after.is_none() {
             self.retain(now).await?;
+            self.roll_up(now).await;
         }
         // Looked for without the lock, looked at again under it.
         let mut tx = self.postgres.begin_reading().await?;

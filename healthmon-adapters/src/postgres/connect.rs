@@ -50,6 +50,8 @@ pub struct PostgresOptions {
     /// How long results are kept. It is by this, at the deployment's beginning, that results are cut
     /// into partitions: of a day, or of an eighth of the retention if that is less.
     pub retention: Duration,
+    /// How long the sums of whole hours are kept: uptime goes back as far. At least as long as results.
+    pub rollup_retention: Duration,
     /// How long entries of the transition log are kept.
     pub log_retention: Duration,
     /// How long a connection is waited for.
@@ -57,7 +59,8 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// The usual options for this URL: 8 connections, results for 30 days, the log for a year.
+    /// The usual options for this URL: 8 connections, results for 30 days, sums of hours for 400, the
+    /// log for a year.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -65,6 +68,7 @@ impl PostgresOptions {
             max_connections: 8,
             shards: None,
             retention: Duration::from_hours(30 * 24),
+            rollup_retention: Duration::from_hours(400 * 24),
             log_retention: Duration::from_hours(365 * 24),
             connect_timeout: Duration::from_secs(10),
         }
@@ -85,6 +89,7 @@ impl fmt::Debug for PostgresOptions {
             .field("max_connections", &self.max_connections)
             .field("shards", &self.shards)
             .field("retention", &self.retention)
+            .field("rollup_retention", &self.rollup_retention)
             .field("log_retention", &self.log_retention)
             .field("connect_timeout", &self.connect_timeout)
             .finish()
@@ -137,6 +142,9 @@ const BEGIN_QUEUE_ASYNC: &str = begin!(
     "; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; \
      SET LOCAL synchronous_commit = off"
 );
+/// What adds up results goes by their index, a service at a time, however many of them the planner
+/// takes for all.
+const BEGIN_SUMMING: &str = begin!("; SET LOCAL enable_seqscan = off; SET LOCAL jit = off");
 const BEGIN_LOADING: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '110s'";
 const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '15s'; \
      SET LOCAL idle_in_transaction_session_timeout = '10s'";
@@ -226,6 +234,11 @@ impl Postgres {
     /// The same, for what does no harm when a crash of the server loses it.
     pub(super) async fn begin_forgetting(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
         self.pool().begin_with(BEGIN_QUEUE_ASYNC).await.map_err(from_sqlx)
+    }
+
+    /// Begins a transaction that adds up results.
+    pub(super) async fn begin_summing(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+        self.pool().begin_with(BEGIN_SUMMING).await.map_err(from_sqlx)
     }
 
     /// Begins a transaction that only reads, all of it at one instant.

@@ -127,6 +127,7 @@ fn from_code(code: &str, error: sqlx::Error) -> StoreError {
 /// Whether a table holds what this store numbers by itself.
 fn is_ours(table: &str) -> bool {
     matches!(table, "log" | "head" | "controls" | "services" | "states" | "regions" | "deployment")
+        || table.starts_with("rollup")
 }
 
 #[cfg(test)]

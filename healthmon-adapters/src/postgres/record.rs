@@ -64,6 +64,7 @@ impl PostgresResultStore {
             }
         }
         let Draft { results, states, mut entries, repeated, mut recorded } = draft;
+        let late = self.rollups.late(results.places(), locked.now);
         let tx = &mut locked.tx;
         match results.insert(&mut *tx).await {
             Err(error) if is_without_partition(&error) => {
@@ -73,6 +74,7 @@ impl PostgresResultStore {
             }
             done => done.map_err(from_sqlx)?,
         }
+        late.insert(&mut *tx).await?;
         states.update(&mut *tx).await?;
         name(tx, &mut entries).await?;
         append(tx, &mut entries).await?;

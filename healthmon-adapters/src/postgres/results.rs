@@ -49,6 +49,11 @@ impl ResultColumns {
         self.detail.push(seen.detail.as_deref().map(ToOwned::to_owned));
     }
 
+    /// The services, and the slots in milliseconds.
+    pub(super) fn places(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.service.iter().copied().zip(self.slot.iter().copied())
+    }
+
     /// Binds them as the parameters 1 to 17, in the order of the fields.
     pub(super) fn bind_to(self, query: Query<'_, Postgres, PgArguments>) -> Query<'_, Postgres, PgArguments> {
         query

@@ -15,7 +15,8 @@ use healthmon_core::{
     probe::{ProbeId, ProbeResult},
     service::{Service, ServiceSettings},
     status::LogEntry,
-    time::Timestamp,
+    summary::Summed,
+    time::{Slot, Timestamp},
 };
 
 use super::{
@@ -24,6 +25,7 @@ use super::{
     head::Head,
     partitions::Partitions,
     regions::Regions,
+    rollups::{Rollups, hour_of},
     rows,
 };
 
@@ -43,6 +45,7 @@ pub struct PostgresResultStore {
     pub(super) postgres: Postgres,
     pub(super) regions: Regions,
     pub(super) partitions: Partitions,
+    pub(super) rollups: Rollups,
     pub(super) head: Head,
     /// When old rows were last let go.
     retained: Mutex<Option<Timestamp>>,
@@ -63,15 +66,16 @@ impl PostgresResultStore {
     /// When the server cannot be reached.
     pub async fn new(postgres: Postgres) -> Result<Self, StoreError> {
         let store = Self {
-            postgres,
             regions: Regions::default(),
-            partitions: Partitions::default(),
+            partitions: Partitions::of_results(postgres.partition_ms()),
+            rollups: Rollups::default(),
+            postgres,
             head: Head::default(),
             retained: Mutex::default(),
         };
         bounded(async {
             store.settle().await?;
-            store.partitions.ahead(&store.postgres, store.postgres.now().await?).await
+            store.make_partitions(store.postgres.now().await?).await
         })
         .await?;
         Ok(store)
@@ -88,7 +92,15 @@ impl PostgresResultStore {
         self.head.settle(&self.postgres).await?;
         self.regions.forget();
         self.partitions.forget();
+        self.rollups.partitions.forget();
         Ok(())
+    }
+
+    /// Makes partitions of results ahead.
+    async fn make_partitions(&self, now: Timestamp) -> Result<(), StoreError> {
+        /// How many beyond the present one.
+        const AHEAD: i64 = 2;
+        self.partitions.ahead(&self.postgres, now.as_millis(), AHEAD).await
     }
 
     async fn head_now(&self) -> Result<LogHead, StoreError> {
@@ -112,12 +124,23 @@ impl PostgresResultStore {
             }
             *retained = Some(now);
         }
-        self.partitions.ahead(&self.postgres, now).await?;
-        if let Err(error) = self.partitions.expire(&self.postgres, now).await {
+        self.make_partitions(now).await?;
+        if let Err(error) = self.expire_partitions(now, width).await {
             // What is left is let go of next time; it holds up nobody.
             tracing::warn!(%error, "old results could not be let go of");
         }
         self.expire_log(now).await
+    }
+
+    /// Drops what is past its retention.
+    async fn expire_partitions(&self, now: Timestamp, width: Duration) -> Result<(), StoreError> {
+        let options = self.postgres.options();
+        // Some time beyond it, for results on their way that were not too old when they were looked at.
+        let margin = Duration::from_secs(60).min(width);
+        let oldest = now.before(options.retention).before(margin).as_millis();
+        self.partitions.expire(&self.postgres, oldest).await?;
+        let oldest = now.before(options.rollup_retention.max(options.retention));
+        self.rollups.partitions.expire(&self.postgres, hour_of(oldest.as_millis())).await
     }
 
     /// Deletes old entries of the log, a piece at a time.
@@ -190,6 +213,10 @@ impl ResultStore for PostgresResultStore {
 
     async fn result(&self, id: &ProbeId) -> Result<Option<StoredResult>, StoreError> {
         bounded(self.read_result(id)).await
+    }
+
+    async fn summary(&self, id: ServiceId, from: Slot, to: Slot) -> Result<Option<Summed>, StoreError> {
+        bounded(self.read_summary(id, from, to)).await
     }
 
     async fn log(&self, after: Seq, limit: NonZeroUsize) -> Result<Vec<LogEntry>, StoreError> {

@@ -17,7 +17,8 @@ use healthmon_core::{
     record::{self, sweep},
     service::{Activity, Service, ServiceSettings},
     status::{LogEntry, LogEvent, ServiceLabel},
-    time::Timestamp,
+    summary::Summed,
+    time::{Slot, Timestamp},
 };
 use sqlx::{
     Connection, Row, Sqlite, SqliteConnection, SqlitePool, Transaction,
@@ -527,6 +528,10 @@ impl ResultStore for SqliteResultStore {
 
     async fn result(&self, id: &ProbeId) -> Result<Option<StoredResult>, StoreError> {
         self.read_result(id).await
+    }
+
+    async fn summary(&self, id: ServiceId, from: Slot, to: Slot) -> Result<Option<Summed>, StoreError> {
+        self.read_summary(id, from, to).await
     }
 
     async fn log(&self, after: Seq, limit: NonZeroUsize) -> Result<Vec<LogEntry>, StoreError> {

@@ -4,6 +4,7 @@ mod connect;
 mod failover;
 mod partitions;
 mod queue;
+mod rollups;
 mod scheduler;
 mod speed;
 mod store;

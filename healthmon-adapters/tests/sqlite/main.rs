@@ -1,6 +1,7 @@
 //! The SQLite store on real files.
 
 mod full_disk;
+mod speed;
 mod trouble;
 
 use std::{path::Path, sync::Arc};

@@ -6,6 +6,7 @@ mod log;
 mod pages;
 mod record;
 mod services;
+mod summary;
 mod sweep;
 mod votes;
 
@@ -17,6 +18,7 @@ pub use log::*;
 pub use pages::*;
 pub use record::*;
 pub use services::*;
+pub use summary::*;
 pub use sweep::*;
 pub use votes::*;
 
@@ -174,6 +176,11 @@ macro_rules! store_conformance {
             services_pages_are_stable_while_services_come_and_go
             services_are_found_by_status_group_tags_and_text
             a_filter_and_a_page_go_together
+            a_summary_is_the_sum_of_the_scheduled_results
+            a_summary_holds_its_first_slot_and_not_its_end
+            late_results_are_in_the_summary_and_repeats_are_not
+            a_summary_is_of_one_service
+            the_summary_of_a_deleted_service_stays_readable
             silence_is_noted_once_and_shows_as_blind
             a_service_that_is_heard_of_is_not_missed
             a_paused_service_is_not_missed

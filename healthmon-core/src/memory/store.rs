@@ -1,12 +1,14 @@
+mod limits;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     num::NonZeroUsize,
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
+pub use limits::StoreLimits;
 
 use crate::{
     engine::{Control, Input, Sighting, State, TargetChange, Thresholds},
@@ -19,25 +21,9 @@ use crate::{
     record::{self, sweep},
     service::{Activity, Service, ServiceSettings},
     status::{LogEntry, LogEvent, Overlay},
-    time::Timestamp,
+    summary::{Summary, Summed},
+    time::{Slot, Timestamp},
 };
-
-/// How much a [`MemoryResultStore`] keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoreLimits {
-    /// Results of a service; the oldest go first.
-    pub results_per_service: usize,
-    /// Entries of the log; the oldest go first.
-    pub log: usize,
-    /// Results with slots older than this are not taken in, and those that are there go.
-    pub retention: Duration,
-}
-
-impl Default for StoreLimits {
-    fn default() -> Self {
-        Self { results_per_service: 10_000, log: 1_000_000, retention: Duration::from_hours(30 * 24) }
-    }
-}
 
 /// Everything in memory, gone with the process.
 pub struct MemoryResultStore {
@@ -345,6 +331,13 @@ impl ResultStore for MemoryResultStore {
     async fn result(&self, id: &ProbeId) -> Result<Option<StoredResult>, StoreError> {
         let tables = self.tables();
         Ok(tables.rows.get(&id.service).and_then(|row| row.results.get(&ResultKey::of(id))).cloned())
+    }
+
+    async fn summary(&self, id: ServiceId, from: Slot, to: Slot) -> Result<Option<Summed>, StoreError> {
+        let tables = self.tables();
+        let Some(row) = tables.rows.get(&id) else { return Ok(None) };
+        let within = row.results.values().map(|stored| &stored.result).filter(|r| (from..to).contains(&r.id.slot));
+        Ok(Some(Summed { service: row.service.clone(), from, to, summary: within.collect::<Summary>() }))
     }
 
     async fn log(&self, after: Seq, limit: NonZeroUsize) -> Result<Vec<LogEntry>, StoreError> {

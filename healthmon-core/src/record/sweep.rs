@@ -68,6 +68,7 @@ pub fn slots_missed(control: &Control<Thresholds>) -> u64 {
     }
 }
 
-fn allowance(service: &Service) -> Duration {
+/// How long after its slot a result may come before the slot counts as missed.
+pub(crate) fn allowance(service: &Service) -> Duration {
     service.settings.interval.get().min(Probe::START_BY_LIMIT) + service.settings.timeout.get() + PATIENCE
 }

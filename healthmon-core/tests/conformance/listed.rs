@@ -30,7 +30,7 @@ macro_rules! every_clause_is_listed {
 every_clause_is_listed! {
     store [
         "store/concurrency.rs", "store/drops.rs", "store/log.rs", "store/pages.rs", "store/record.rs",
-        "store/services.rs", "store/sweep.rs", "store/votes.rs"
+        "store/services.rs", "store/summary.rs", "store/sweep.rs", "store/votes.rs"
     ]
     queue ["queue/bounds.rs", "queue/delivery.rs", "queue/drops.rs", "queue/results.rs"]
     scheduler ["scheduler/changes.rs", "scheduler/shared.rs", "scheduler/slots.rs"]

@@ -4,4 +4,5 @@
 mod blind;
 mod drain;
 mod replay;
+mod summary;
 mod support;

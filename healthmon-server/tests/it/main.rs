@@ -10,3 +10,4 @@ mod kill;
 mod lifecycle;
 mod shared;
 mod support;
+mod uptime;

@@ -1,4 +1,5 @@
 use std::{
+    collections::HashMap,
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,6 +19,7 @@ use healthmon_core::{
     probe::{Kind, ProbeId, ProbeResult},
     service::{Activity, Service, ServiceSettings},
     status::LogEntry,
+    summary::Summed,
     time::{Slot, Timestamp},
 };
 
@@ -44,6 +46,10 @@ enum Fault {
     LastIsTheLatestToArrive,
     MissesTwice,
     FeedSaysActive,
+    SumsEveryKind,
+    SumsTheEnd,
+    SumsOnce,
+    SumsOthers,
 }
 
 /// The store in memory, with one fault.
@@ -52,20 +58,24 @@ struct Faulty {
     fault: Fault,
     calls: AtomicUsize,
     shown: Mutex<Vec<(ServiceId, usize)>>,
+    sums: Mutex<HashMap<(ServiceId, Slot, Slot), Summed>>,
 }
 
 async fn with(fault: Fault, setup: StoreSetup) -> StoreFixture {
     let honest = memory_store(setup).await;
-    let (inner, calls, shown) = (honest.store, AtomicUsize::new(0), Mutex::default());
-    StoreFixture::in_process(Arc::new(Faulty { inner, fault, calls, shown }), honest.time)
+    StoreFixture::in_process(Arc::new(Faulty::new(honest.store, fault)), honest.time)
 }
 
 /// `inner`, with a feed that does not tell of pauses and deletions.
 pub(super) fn deaf_to_pauses(inner: Arc<dyn ResultStore>) -> Arc<dyn ResultStore> {
-    Arc::new(Faulty { inner, fault: Fault::FeedSaysActive, calls: AtomicUsize::new(0), shown: Mutex::default() })
+    Arc::new(Faulty::new(inner, Fault::FeedSaysActive))
 }
 
 impl Faulty {
+    fn new(inner: Arc<dyn ResultStore>, fault: Fault) -> Self {
+        Self { inner, fault, calls: AtomicUsize::new(0), shown: Mutex::default(), sums: Mutex::default() }
+    }
+
     fn is(&self, fault: Fault) -> bool {
         self.fault == fault
     }
@@ -128,6 +138,40 @@ impl Faulty {
             _ => {}
         }
         Ok(recorded)
+    }
+
+    async fn summary_faulty(&self, id: ServiceId, from: Slot, to: Slot) -> Result<Option<Summed>, StoreError> {
+        let mut summed = self.inner.summary(id, from, to).await?;
+        let Some(found) = &mut summed else { return Ok(None) };
+        match self.fault {
+            Fault::SumsEveryKind => {
+                let query = ResultQuery { from: Some(from), to: Some(to), ..ResultQuery::default() };
+                for mut stored in self.inner.results(id, &query, NonZeroUsize::MAX).await? {
+                    let kind = std::mem::replace(&mut stored.result.id.kind, Kind::Scheduled);
+                    found.summary.extend(Some(&stored.result).filter(|_| kind != Kind::Scheduled));
+                }
+            }
+            Fault::SumsTheEnd => {
+                let to = Slot::from_millis(to.as_millis() + 1);
+                found.summary =
+                    self.inner.summary(id, from, to).await?.map(|summed| summed.summary).unwrap_or_default();
+            }
+            Fault::SumsOnce => {
+                let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+                *found = sums.entry((id, from, to)).or_insert_with(|| found.clone()).clone();
+            }
+            Fault::SumsOthers => {
+                for other in self.inner.services(&ServiceFilter::default(), None, NonZeroUsize::MAX).await? {
+                    if other.service.id != id
+                        && let Some(summed) = self.inner.summary(other.service.id, from, to).await?
+                    {
+                        found.summary.merge(&summed.summary);
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(summed)
     }
 
     fn renumbered(&self, mut entries: Vec<LogEntry>) -> Vec<LogEntry> {
@@ -238,6 +282,10 @@ impl ResultStore for Faulty {
         self.inner.result(id).await
     }
 
+    async fn summary(&self, id: ServiceId, from: Slot, to: Slot) -> Result<Option<Summed>, StoreError> {
+        self.summary_faulty(id, from, to).await
+    }
+
     async fn log(&self, after: Seq, limit: NonZeroUsize) -> Result<Vec<LogEntry>, StoreError> {
         let entries = self.inner.log(after, limit).await?;
         Ok(self.renumbered(entries))
@@ -317,4 +365,12 @@ super::faults! { store {
         a_service_shows_its_newest_result, faulty!(LastIsTheLatestToArrive), memory_store;
     a_store_whose_sweep_counts_twice: "store whose sweep notes slots again and again" =>
         silence_is_noted_once_and_shows_as_blind, faulty!(MissesTwice), memory_store;
+    a_store_that_sums_every_kind: "store that sums a person's probes too" =>
+        a_summary_is_the_sum_of_the_scheduled_results, faulty!(SumsEveryKind), memory_store;
+    a_store_that_sums_the_end: "store that counts the slot that a span ends with" =>
+        a_summary_holds_its_first_slot_and_not_its_end, faulty!(SumsTheEnd), memory_store;
+    a_store_that_sums_once: "store that never sums an hour again" =>
+        late_results_are_in_the_summary_and_repeats_are_not, faulty!(SumsOnce), memory_store;
+    a_store_that_sums_others: "store that sums all services" =>
+        a_summary_is_of_one_service, faulty!(SumsOthers), memory_store;
 } }
