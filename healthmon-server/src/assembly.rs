@@ -7,12 +7,12 @@ use healthmon_adapters::{
         Postgres, PostgresNodes, PostgresOptions, PostgresProbeQueue, PostgresResultStore, PostgresScheduler,
         SchedulerOptions,
     },
-    redis::{RedisBroadcaster, RedisOptions, RedisProbeQueue},
+    redis::{InvalidRedisOptions, RedisBroadcaster, RedisOptions, RedisProbeQueue},
     sqlite::{SqliteOptions, SqliteResultStore},
 };
 use healthmon_core::{
     memory::{LocalScheduler, MemoryBroadcaster, MemoryProbeQueue, QueueLimits},
-    ports::{Broadcaster, Clock, ProbeQueue, ResultStore, Scheduler, StoreError},
+    ports::{Broadcaster, Clock, ProbeQueue, QueueError, ResultStore, Scheduler, StoreError},
     runtime::clock::SystemClock,
 };
 use serde_json::Value;
@@ -22,7 +22,7 @@ use crate::{
     config::{Database, Queue, Secret},
 };
 
-/// How long a database that is away is waited for at the start.
+/// How long a backend that is away is waited for at the start.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a silent process stays in the list of nodes.
 pub(crate) const NODE_LEASE: Duration = Duration::from_secs(30);
@@ -88,33 +88,30 @@ impl Backends {
             rollup_retention: config.rollup_retention,
             ..PostgresOptions::new(url.expose())
         };
-        let postgres = patiently(|| Postgres::connect(options.clone())).await.map_err(refused)?;
-        let store = PostgresResultStore::new(postgres.clone()).await.map_err(refused)?;
-        let store = Arc::new(store) as Arc<dyn ResultStore>;
-        clock.follow(&*store).await.map_err(refused)?;
-        let scheduler = PostgresScheduler::new(postgres.clone(), SchedulerOptions::new(name)).await.map_err(refused)?;
-        let nodes = PostgresNodes::join(postgres.clone(), name, NODE_LEASE, report).await.map_err(refused)?;
+        let shared = patiently(|| Shared::open(&options, name, report, &clock)).await.map_err(refused)?;
+        let Shared { postgres, store, scheduler, nodes } = shared;
         let regions = vec![config.region.clone()];
         let (queue, broadcaster): (Arc<dyn ProbeQueue>, Arc<dyn Broadcaster>) = match &config.queue {
             Queue::Memory => (memory_queue(&clock), Arc::new(MemoryBroadcaster::default())),
             Queue::Postgres => {
-                let queue = PostgresProbeQueue::new(postgres.clone(), regions, QueueLimits::shared());
-                (Arc::new(queue.await.map_err(refused)?), Arc::new(MemoryBroadcaster::default()))
+                let open = || PostgresProbeQueue::new(postgres.clone(), regions.clone(), QueueLimits::shared());
+                (Arc::new(patiently(open).await.map_err(refused)?), Arc::new(MemoryBroadcaster::default()))
             }
             Queue::Redis(url) => {
-                let away = |error| ServeError::Redis { source: Box::new(error) };
-                let options =
-                    RedisOptions::new(url.expose()).map_err(|error| ServeError::Redis { source: error.into() })?;
-                let at = Arc::clone(&clock) as Arc<dyn Clock>;
-                let queue =
-                    RedisProbeQueue::connect(options.clone(), regions, postgres.shards(), QueueLimits::shared(), at);
-                let queue = queue.await.map_err(away)?;
-                let broadcaster = RedisBroadcaster::connect(options).await.map_err(away)?;
+                let wrong = |error: InvalidRedisOptions| ServeError::Redis { source: error.into() };
+                let away = |error: QueueError| ServeError::Redis { source: error.into() };
+                let options = RedisOptions::new(url.expose()).map_err(wrong)?;
+                let (shards, limits) = (postgres.shards(), QueueLimits::shared());
+                let open = || {
+                    let at = Arc::clone(&clock) as Arc<dyn Clock>;
+                    RedisProbeQueue::connect(options.clone(), regions.clone(), shards, limits, at)
+                };
+                let queue = patiently(open).await.map_err(away)?;
+                let broadcaster = patiently(|| RedisBroadcaster::connect(options.clone())).await.map_err(away)?;
                 (Arc::new(queue), Arc::new(broadcaster))
             }
         };
-        let (scheduler, nodes) = (Arc::new(scheduler), Some(Arc::new(nodes)));
-        Ok(Self { store, queue, scheduler, broadcaster, clock, nodes, opened: Opened::Postgres(postgres) })
+        Ok(Self { store, queue, scheduler, broadcaster, clock, nodes: Some(nodes), opened: Opened::Postgres(postgres) })
     }
 
     /// Leaves the list of processes and closes the database.
@@ -131,20 +128,69 @@ impl Backends {
     }
 }
 
+/// What stands on PostgreSQL whatever the queue.
+struct Shared {
+    postgres: Postgres,
+    store: Arc<dyn ResultStore>,
+    scheduler: Arc<dyn Scheduler>,
+    nodes: Arc<PostgresNodes>,
+}
+
+impl Shared {
+    async fn open(
+        options: &PostgresOptions,
+        name: &str,
+        report: &Value,
+        clock: &SystemClock,
+    ) -> Result<Self, StoreError> {
+        let postgres = Postgres::connect(options.clone()).await?;
+        let store = Arc::new(PostgresResultStore::new(postgres.clone()).await?);
+        clock.follow(&*store).await?;
+        let scheduler = Arc::new(PostgresScheduler::new(postgres.clone(), SchedulerOptions::new(name)).await?);
+        let nodes = Arc::new(PostgresNodes::join(postgres.clone(), name, NODE_LEASE, report).await?);
+        Ok(Self { postgres, store, scheduler, nodes })
+    }
+}
+
 fn memory_queue(clock: &Arc<SystemClock>) -> Arc<dyn ProbeQueue> {
     Arc::new(MemoryProbeQueue::new(Arc::clone(clock) as Arc<dyn Clock>, QueueLimits::default()))
 }
 
-/// Tries again while the database is away, for a while: processes and databases start together.
-async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(mut open: impl FnMut() -> F) -> Result<T, StoreError> {
+/// An error of whom we begin with.
+trait Backend: std::fmt::Display {
+    /// After which time it may be tried again, if that makes sense.
+    fn retry_after(&self) -> Option<Duration>;
+}
+
+impl Backend for StoreError {
+    fn retry_after(&self) -> Option<Duration> {
+        if let Self::Transient { retry_after, .. } = self { Some(*retry_after) } else { None }
+    }
+}
+
+impl Backend for QueueError {
+    fn retry_after(&self) -> Option<Duration> {
+        if let Self::Transient { retry_after, .. } = self { Some(*retry_after) } else { None }
+    }
+}
+
+/// Tries again while a backend is away, for a while: processes and backends start together, and
+/// a process may be started while one of them is.
+async fn patiently<T, E, F>(mut open: impl FnMut() -> F) -> Result<T, E>
+where
+    E: Backend,
+    F: Future<Output = Result<T, E>>,
+{
     let until = tokio::time::Instant::now() + START_PATIENCE;
     loop {
-        match open().await {
-            Err(StoreError::Transient { retry_after, source }) if tokio::time::Instant::now() < until => {
-                tracing::warn!(error = %source, "the database is away; trying again");
-                tokio::time::sleep(retry_after.max(Duration::from_secs(1))).await;
-            }
-            opened => return opened,
-        }
+        let error = match open().await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        let Some(retry_after) = error.retry_after().filter(|_| tokio::time::Instant::now() < until) else {
+            return Err(error);
+        };
+        tracing::warn!(%error, "cannot begin yet; trying again");
+        tokio::time::sleep(retry_after.max(Duration::from_millis(500))).await;
     }
 }

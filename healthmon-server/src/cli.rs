@@ -47,6 +47,8 @@ pub enum Command {
     ///
     /// Exit status: 0 passed, 1 failed, 2 wrong usage, 3 nothing learnt about the target.
     Check(CheckArgs),
+    /// Show the deployment: its processes, who schedules what, how late they are
+    Cluster(ClusterArgs),
     /// Make what the settings say of users and tokens
     #[command(subcommand)]
     Auth(AuthCommand),
@@ -203,6 +205,20 @@ pub struct WatchArgs {
     /// Settings of the server.
     #[command(flatten)]
     pub serve: ServeArgs,
+}
+
+/// Whom to ask.
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    /// A server of the deployment that has an API
+    #[arg(long, default_value = "http://127.0.0.1:8080", env = "HEALTHMON_URL", value_name = "URL")]
+    pub url: String,
+    /// A token that may look
+    #[arg(long, env = "HEALTHMON_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<Secret>,
+    /// Print one JSON object instead
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What to check.

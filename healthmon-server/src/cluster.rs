@@ -1,4 +1,6 @@
-//! What the processes of a deployment tell each other of themselves.
+//! What the processes of a deployment tell each other of themselves, and people.
+
+pub mod show;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -5,6 +5,7 @@ use std::{process::ExitCode, sync::Arc};
 use healthmon_server::{
     Server, auth, check,
     cli::{Command, ServeArgs},
+    cluster::show,
     logging,
     settings::{self, SettingsError},
     watch,
@@ -40,6 +41,10 @@ async fn main() -> ExitCode {
             Ok(status) => ExitCode::from(status),
             Err(error) => fail(USAGE, &error.to_string()),
         },
+        Command::Cluster(args) => match show::run(&args, &mut std::io::stdout().lock()).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(1, &error.to_string()),
+        },
         Command::Auth(command) => match auth::command::run(&command, &mut std::io::stdout().lock()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(1, &error.to_string()),
@@ -59,7 +64,13 @@ async fn run(args: &ServeArgs, wanted: Option<watch::Wanted>) -> ExitCode {
         Err(error) => return fail(1, &format!("cannot listen for signals: {error}")),
     };
     let served = async {
-        let server = Server::bind(args.to_config()?).await?;
+        let config = args.to_config()?;
+        tokio::pin!(stop);
+        let server = tokio::select! {
+            server = Server::bind(config) => server?,
+            // The database may be waited for.
+            () = stop.as_mut() => return Ok(ExitCode::SUCCESS),
+        };
         if let Some(wanted) = wanted {
             if let Err(error) = wanted.check(&server.handle()) {
                 return Ok(fail(USAGE, &error.to_string()));
