@@ -10,7 +10,10 @@ pub(crate) struct Arguments {
     /// How many faults
     #[arg(long, default_value = "8")]
     pub(crate) faults: u32,
-    /// Where the random numbers begin; random, and printed, if not given
+    /// How many of them in one piece: each piece is a deployment of its own, with the next seed
+    #[arg(long, default_value = "20")]
+    pub(crate) piece: u32,
+    /// Where the random numbers of the first piece begin; random, and printed, if not given
     #[arg(long, global = true)]
     seed: Option<u64>,
     /// Another binary than the one just built, such as one with a planted bug

@@ -404,9 +404,9 @@ fn check_truth(
 /// Whether a service was told to be down by an earlier slot.
 fn told_down_at(log: &[LogEntry], id: ServiceId, at: Timestamp) -> bool {
     let own = log.iter().filter(|entry| entry.service.id == id && entry.slot.is_some_and(|slot| slot.time() < at));
-    let last = own.filter_map(|entry| match &entry.event {
+    let told = |entry: &LogEntry| match &entry.event {
         LogEvent::Transition(transition) => Some(transition.to),
         LogEvent::Overlay { .. } => None,
-    });
-    last.last() == Some(Status::Down)
+    };
+    own.filter_map(told).fold(None, |_, to| Some(to)) == Some(Status::Down)
 }

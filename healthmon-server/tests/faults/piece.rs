@@ -20,10 +20,30 @@ pub(crate) const BOUND: Duration = Duration::from_secs(30);
 /// How long it runs before the first fault.
 const CALM: Duration = Duration::from_secs(5);
 
+/// Piece after piece, until there were as many faults as are asked for.
 pub(crate) async fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
-    let (began, seed) = (Instant::now(), arguments.seed());
+    let (mut left, mut broken, mut pieces) = (arguments.faults, Vec::new(), 0);
+    for seed in arguments.seed().. {
+        let faults = left.min(arguments.piece);
+        let kept = one(arguments, seed, faults).await;
+        pieces += 1;
+        for breach in kept.err().into_iter().flatten() {
+            println!("      NOT KEPT: {breach}");
+            broken.push(format!("seed {seed}, {faults} faults: {breach}"));
+        }
+        left -= faults;
+        if left == 0 {
+            break;
+        }
+    }
+    println!("{} faults in {pieces} pieces, {} promises broken", arguments.faults, broken.len());
+    if broken.is_empty() { Ok(()) } else { Err(broken) }
+}
+
+async fn one(arguments: &Arguments, seed: u64, faults: u32) -> Result<(), Vec<String>> {
+    let began = Instant::now();
     let mut numbers = Numbers(seed);
-    println!("seed {seed}: {} faults, {} services", arguments.faults, arguments.services);
+    println!("seed {seed}: {faults} faults, {} services", arguments.services);
     let targets = Targets::start(arguments.services).await;
     let roles = [("scheduler", 2), ("worker", 3), ("recorder", 2), ("api", 2)];
     let begun = targets.clock.now();
@@ -47,7 +67,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
         gaps_until: begun,
         late_until: started.after(Duration::from_secs(2)),
     }];
-    for number in 1..=arguments.faults {
+    for number in 1..=faults {
         let fault = Fault::choose(&mut numbers, arguments.only.as_deref());
         let mut window = fault.strike(&mut stack, &mut numbers, &targets.clock).await;
         if matches!(fault, Fault::FlushAll | Fault::RedisLoss) {
@@ -90,7 +110,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
         broken.extend(log.lines().filter(|line| line.contains("panicked")).map(|line| format!("{name}: {line}")));
     }
     if let Some(folder) = &arguments.logs {
-        stack.keep_logs(folder);
+        stack.keep_logs(&folder.join(seed.to_string()));
     }
     println!("      {:.0} s in all", began.elapsed().as_secs_f64());
     if broken.is_empty() { Ok(()) } else { Err(broken) }
