@@ -16,6 +16,8 @@ mod gate;
 mod password;
 mod principal;
 mod roster;
+#[cfg(test)]
+mod tests;
 mod throttle;
 mod token;
 

@@ -23,10 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use problem::Problem;
 pub use routes::{Need, Route};
 
-use self::{
-    guard::Guard,
-    routes::{Routes, Table},
-};
+use self::{guard::Guard, routes::Routes};
 use crate::{
     auth::{AccessRole, Gate},
     cluster::NodeReport,
@@ -116,12 +113,7 @@ pub fn routes() -> Vec<Route> {
 pub(crate) fn router(api: Api) -> Router {
     let routes = if api.roles.contains(&ServerRole::Api) { declared() } else { of_any_process() };
     let (router, table) = routes.into_parts();
-    guarded(router, table, api)
-}
-
-/// Puts these routes behind the guard, which refuses those that the table does not have.
-fn guarded(router: Router<Api>, table: Table, api: Api) -> Router {
-    let guard = Arc::new(Guard { api: api.clone(), table });
+    let guard = Arc::new(Guard { access: Arc::clone(&api.access), address: api.address, table });
     router
         .fallback(any(problem::no_route))
         .method_not_allowed_fallback(problem::no_method)

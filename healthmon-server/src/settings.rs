@@ -183,7 +183,8 @@ fn setting<'a>(command: &'a clap::Command, entry: &Entry) -> Result<&'a Arg, Str
         };
     }
     let longs = every_arg(command).filter_map(Arg::get_long).filter(|long| *long != "config");
-    let known: Vec<String> = longs.filter(|long| elsewhere(long).is_none()).map(key).collect();
+    let mut known: Vec<String> = longs.filter(|long| elsewhere(long).is_none()).map(key).collect();
+    known.push("access".to_owned());
     let close = known
         .iter()
         .map(|known| (distance(known, &wanted), known))
@@ -191,7 +192,7 @@ fn setting<'a>(command: &'a clap::Command, entry: &Entry) -> Result<&'a Arg, Str
         .filter(|(far, known)| *far <= 2.min(known.len() / 3));
     Err(match close {
         Some((_, close)) => entry.problem(format_args!("is not a setting; did you mean {close}?")),
-        None => entry.problem(format_args!("is not a setting; there are {} and access", known.join(", "))),
+        None => entry.problem(format_args!("is not a setting; there are {}", known.join(", "))),
     })
 }
 
@@ -201,6 +202,7 @@ fn default(command: &clap::Command, arg: &Arg, entry: &Entry) -> Result<String, 
     let value = match &entry.value {
         Value::Bool(value) if flag => return Ok(value.to_string()),
         _ if flag => return Err(entry.problem("must be true or false")),
+        Value::Nested => return Err(entry.problem("takes a value, not settings of its own")),
         Value::Nothing => return Err(entry.problem("has no value")),
         Value::Text(text) => text.clone(),
         Value::Bool(value) => value.to_string(),

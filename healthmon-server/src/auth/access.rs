@@ -113,7 +113,9 @@ fn listed<T: FromStr<Err = InvalidCredential>>(
 ) -> Result<Listed<T>, String> {
     let items = text.split(separates).filter(|item| !item.is_empty()).enumerate();
     let read = items.map(|(index, item)| item.parse().map_err(|error| format!("the entry {}: {error}", index + 1)));
-    read.collect::<Result<_, _>>().map(Listed)
+    let read: Vec<T> = read.collect::<Result<_, _>>()?;
+    // A variable that was to be filled in and was not must not open the API.
+    if read.is_empty() { Err("names nobody; leave it out for that".to_owned()) } else { Ok(Listed(read)) }
 }
 
 impl FromStr for Listed<User> {
@@ -287,7 +289,7 @@ mod tests {
         let (a, b) = ("a".repeat(64), "b".repeat(64));
         let read = tokens(&format!("ci:editor:{a},grafana:viewer:{b}\n")).unwrap();
         assert_eq!(read.to_string(), format!("ci:editor:{a} grafana:viewer:{b}"));
-        assert_eq!(tokens(""), Ok(Listed::default()));
+        assert!(tokens("").is_err() && tokens(" ,\n").is_err(), "a variable that was not filled in");
     }
 
     #[test]

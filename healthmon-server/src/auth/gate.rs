@@ -156,6 +156,12 @@ impl Gate {
         Err(Refused::Garbled)
     }
 
+    /// Forgets which passwords were right, as time does.
+    #[cfg(test)]
+    pub(super) fn forget(&self) {
+        self.roster.borrow().forget();
+    }
+
     /// Resolves when the settings no longer say of someone what they said when they came.
     pub(crate) async fn revoked(&self, principal: &Principal) {
         let mut rosters = self.roster.subscribe();

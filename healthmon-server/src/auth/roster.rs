@@ -125,13 +125,18 @@ impl Roster {
             let place = if usual { Place::Usual } else { Place::New };
             let cell = self.under_way(tag);
             let hash = user.map_or(self.decoy.as_ref(), |(user, _)| Some(&user.password_hash));
-            cell.get_or_init(async || checker.check(basic, hash, peer, place).await).await.clone()?;
+            (*cell.get_or_init(async || checker.check(basic, hash, peer, place).await).await)?;
         }
         // The decoy matches nothing; were it to, there is still nobody of that name.
         let (user, memory) = user.ok_or(Refused::Wrong)?;
         lock(memory).remember(tag, peer);
         let proof = Proof::Password(user.password_hash.clone());
         Ok(Principal { name: Some(user.name.clone()), role: user.role, proof })
+    }
+
+    #[cfg(test)]
+    pub(super) fn forget(&self) {
+        self.memory.iter().for_each(|memory| lock(memory).right = None);
     }
 
     /// Lengths go in too, so that no two pairs of name and password are the same bytes.

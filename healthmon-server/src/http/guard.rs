@@ -14,23 +14,27 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, uri::
 use tracing::Instrument;
 
 use super::{
-    Api, Problem,
+    Problem,
     problem::no_method,
     routes::{Declared, Need, Table},
 };
-use crate::auth::{AccessRole, AllowedOrigin, MetricsAccess, Principal, Refused};
+use crate::auth::{AccessRole, AllowedOrigin, Gate, MetricsAccess, Principal, Refused};
 
 /// How much of a path the log shows.
 const SHOWN_CHARS: usize = 200;
 
 pub(super) struct Guard {
-    pub(super) api: Api,
+    /// Knows who may use the API.
+    pub(super) access: Arc<Gate>,
+    /// Where the server listens.
+    pub(super) address: SocketAddr,
+    /// What each route takes.
     pub(super) table: Table,
 }
 
 /// Lets a request through to its route, if whoever sends it may use it.
 pub(super) async fn admit(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
-    if let Some(problem) = foreign(&guard.api, request.headers()) {
+    if let Some(problem) = guard.foreign(request.headers()) {
         return problem.into_response();
     }
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
@@ -52,7 +56,7 @@ pub(super) async fn admit(State(guard): State<Arc<Guard>>, mut request: Request,
         .extensions()
         .get()
         .map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |peer: &ConnectInfo<SocketAddr>| peer.ip().to_canonical());
-    let principal = match guard.api.access.principal(request.headers(), peer).await {
+    let principal = match guard.access.principal(request.headers(), peer).await {
         Ok(principal) => principal,
         Err(refused) => {
             tracing::debug!(%peer, ?refused, method = %request.method(), route, "somebody unknown is refused");
@@ -78,9 +82,36 @@ impl Guard {
     fn role(&self, need: Need) -> Option<AccessRole> {
         match need {
             Need::Open => None,
-            Need::Metrics => (self.api.access.metrics() == MetricsAccess::Viewer).then_some(AccessRole::Viewer),
+            Need::Metrics => (self.access.metrics() == MetricsAccess::Viewer).then_some(AccessRole::Viewer),
             Need::Role(role) => Some(role),
         }
+    }
+
+    /// Refuses what was not meant for this server, or comes from another origin's page.
+    ///
+    /// A browser sends a user's password along with whatever a page asks of it, so a page must be the
+    /// server's own, or of an origin that the settings name. Requests without an `Origin` are not from
+    /// scripts of pages, and no browser opens a WebSocket without one.
+    ///
+    /// Where nobody is asked who they are, on loopback, the `Host` must be this machine by a loopback
+    /// name: a page whose own name was rebound to 127.0.0.1 sends its own name.
+    fn foreign(&self, headers: &HeaderMap) -> Option<Problem> {
+        let host = Header::of(headers, header::HOST).authority();
+        let trusts_all = !self.access.is_authenticated() && self.address.ip().is_loopback();
+        if trusts_all && !host.as_ref().is_some_and(|host| is_local(host, self.address.port())) {
+            let detail = format!("the Host header must be {} or localhost with that port", self.address);
+            return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
+        }
+        let origin = match Header::of(headers, header::ORIGIN) {
+            Header::Absent => return None,
+            Header::Unclear => "",
+            Header::Text(origin) => origin,
+        };
+        let web = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        let from = web.map_or(Header::Unclear, Header::Text).authority();
+        let same = from.is_some() && from == host;
+        let allowed = || origin.parse::<AllowedOrigin>().is_ok_and(|origin| self.access.allows_origin(&origin));
+        (!same && !allowed()).then(|| Problem::new(StatusCode::FORBIDDEN, "this Origin may not use the API"))
     }
 }
 
@@ -149,33 +180,6 @@ impl Audit {
     }
 }
 
-/// Refuses what was not meant for this server, or comes from another origin's page.
-///
-/// A browser sends a user's password along with whatever a page asks of it, so a page must be the
-/// server's own, or of an origin that the settings name. Requests without an `Origin` are not from
-/// scripts of pages, and no browser opens a WebSocket without one.
-///
-/// Where nobody is asked who they are, on loopback, the `Host` must be this machine by a loopback
-/// name: a page whose own name was rebound to 127.0.0.1 sends its own name.
-fn foreign(api: &Api, headers: &HeaderMap) -> Option<Problem> {
-    let host = Header::of(headers, header::HOST).authority();
-    let trusts_all = !api.access.is_authenticated() && api.address.ip().is_loopback();
-    if trusts_all && !host.as_ref().is_some_and(|host| is_local(host, api)) {
-        let detail = format!("the Host header must be {} or localhost with that port", api.address);
-        return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
-    }
-    let origin = match Header::of(headers, header::ORIGIN) {
-        Header::Absent => return None,
-        Header::Unclear => "",
-        Header::Text(origin) => origin,
-    };
-    let web = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-    let from = web.map_or(Header::Unclear, Header::Text).authority();
-    let same = from.is_some() && from == host;
-    let allowed = || origin.parse::<AllowedOrigin>().is_ok_and(|origin| api.access.allows_origin(&origin));
-    (!same && !allowed()).then(|| Problem::new(StatusCode::FORBIDDEN, "this Origin may not use the API"))
-}
-
 /// A header that must not come twice.
 enum Header<'a> {
     Absent,
@@ -199,8 +203,62 @@ impl<'a> Header<'a> {
     }
 }
 
-fn is_local(host: &Authority, api: &Api) -> bool {
+fn is_local(host: &Authority, port: u16) -> bool {
     let name = host.host().trim_start_matches('[').trim_end_matches(']');
     let loopback = name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    loopback && host.port_u16().unwrap_or(80) == api.address.port()
+    loopback && host.port_u16().unwrap_or(80) == port
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, body::Body, middleware, routing};
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+    use crate::{
+        auth::{AccessSettings, Token},
+        http::routes::Routes,
+    };
+
+    fn guarded(router: Router, table: Table, settings: AccessSettings) -> TowerToHyperService<Router> {
+        let address = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let guard = Guard { access: Arc::new(Gate::new(settings).unwrap()), address, table };
+        let layer = middleware::from_fn_with_state(Arc::new(guard), admit);
+        TowerToHyperService::new(router.layer(layer))
+    }
+
+    fn request(method: &str, path: &str, token: Option<&Token>) -> Request {
+        let mut request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:8080");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {}", token.expose()));
+        }
+        request.body(Body::empty()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn sec_a_route_that_nobody_declared_is_refused_to_everyone() {
+        let ran = async || -> &'static str { panic!("an undeclared route was run") };
+        let sneaked_in = Router::new()
+            .route("/declared", routing::get(async || "fine").post(ran))
+            .route("/sneaked-in", routing::get(ran).post(ran));
+        let token = Token::generate().unwrap();
+        let entry = format!("root:admin:{}", token.hash()).parse().unwrap();
+        let with_token = AccessSettings { tokens: vec![entry], ..AccessSettings::default() };
+        let anonymous = AccessSettings::default();
+        for (settings, token) in [(with_token, Some(&token)), (anonymous, None)] {
+            let (_, table) = Routes::default().get("/declared", Need::Open, async || "").into_parts();
+            let app = guarded(sneaked_in.clone(), table, settings);
+            for (method, path, status) in [
+                ("GET", "/declared", StatusCode::OK),
+                ("POST", "/declared", StatusCode::METHOD_NOT_ALLOWED),
+                ("GET", "/sneaked-in", StatusCode::FORBIDDEN),
+                ("HEAD", "/sneaked-in", StatusCode::FORBIDDEN),
+                ("POST", "/sneaked-in", StatusCode::FORBIDDEN),
+            ] {
+                let response = app.call(request(method, path, token)).await.unwrap();
+                assert_eq!(response.status(), status, "{method} {path}");
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_saphyr::{Location, Spanned};
 
@@ -33,6 +33,8 @@ pub(super) enum Value {
     Bool(bool),
     Text(String),
     List(Vec<String>),
+    /// Settings in settings.
+    Nested,
 }
 
 /// What a file says.
@@ -96,8 +98,9 @@ impl AccessSection {
 
     /// Users and tokens, as the flags take them.
     pub(super) fn lists(self) -> Vec<(&'static str, String)> {
-        let users = self.users.map(|users| ("users", Listed(users).to_string()));
-        let tokens = self.tokens.map(|tokens| ("tokens", Listed(tokens).to_string()));
+        let users = self.users.filter(|users| !users.is_empty()).map(|users| ("users", Listed(users).to_string()));
+        let tokens =
+            self.tokens.filter(|tokens| !tokens.is_empty()).map(|tokens| ("tokens", Listed(tokens).to_string()));
         users.into_iter().chain(tokens).collect()
     }
 }
@@ -167,6 +170,11 @@ impl<'de> Deserialize<'de> for Value {
 
             fn visit_str<E>(self, value: &str) -> Result<Value, E> {
                 Ok(Value::Text(value.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Value::Nested)
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
