@@ -2,12 +2,17 @@
 
 #![expect(clippy::print_stdout, reason = "tests say what they ran")]
 
+mod access;
 mod api;
 mod clients;
 mod commands;
+mod credentials;
 mod guard;
 mod kill;
 mod lifecycle;
+mod matrix;
+mod settings;
 mod shared;
+mod sockets;
 mod support;
 mod uptime;

@@ -40,17 +40,28 @@ impl Server {
     }
 
     pub(crate) fn with(database: &Path, words: &[&str]) -> Self {
+        Self::at([127, 0, 0, 1], database, words, &[])
+    }
+
+    /// Starts the binary over this database with these words and this environment, at this address.
+    pub(crate) fn at(ip: [u8; 4], database: &Path, words: &[&str], environment: &[(&str, &str)]) -> Self {
         let file = database.to_str().unwrap();
-        Self::node(database, &[words, &["--database", file]].concat())
+        Self::spawn(ip, database, &[words, &["--database", file]].concat(), environment)
     }
 
     /// Starts the binary with these words on a free port; `beside` is what its log is called after.
     pub(crate) fn node(beside: &Path, words: &[&str]) -> Self {
+        Self::spawn([127, 0, 0, 1], beside, words, &[])
+    }
+
+    fn spawn(ip: [u8; 4], beside: &Path, words: &[&str], environment: &[(&str, &str)]) -> Self {
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let listen = SocketAddr::from((ip, address.port())).to_string();
         let log = beside.with_extension(format!("{}.log", address.port()));
         let child = Command::new(env!("CARGO_BIN_EXE_healthmon"))
             .args(words)
-            .args(["--listen", &address.to_string()])
+            .args(["--listen", &listen])
+            .envs(environment.iter().copied())
             .stderr(std::fs::File::create(&log).unwrap())
             .stdout(Stdio::null())
             .spawn()
@@ -63,10 +74,15 @@ impl Server {
         self.child.wait().unwrap();
     }
 
+    /// Sends a signal, such as `HUP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
     /// Sends SIGTERM and waits for the end.
     pub(crate) async fn terminate(&mut self) -> std::process::ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal("TERM");
         until("the server to end", async || self.try_wait()).await
     }
 
