@@ -157,7 +157,7 @@ impl Bench {
             let fill = format!(
                 "INSERT INTO results (service_id, slot, delay, applied, certificate, latency, epoch, dns, connect, tls, \
                  first_byte, region_id, kind, outcome, reason, code, detail) \
-                 SELECT id, k * {each} + behind, 1500, k - {base}, 1800000000000000, l, 1, 300, 1200, 4000, l - 100, 1, 0, \
+                 SELECT id, k::bigint * {each} + behind, 1500, k - {base}, 1800000000000000, l, 1, 300, 1200, 4000, l - 100, 1, 0, \
                  o, CASE o WHEN 2 THEN 6 WHEN 4 THEN 104 END, CASE o WHEN 2 THEN 503 WHEN 4 THEN NULL ELSE 200 END, \
                  CASE o WHEN 2 THEN 'expected a status of 200-299, found 503' END \
                  FROM (SELECT k, id, behind, (8000 * exp(2 * random() * random()))::integer AS l, \

@@ -49,7 +49,7 @@ fn motley(service: &Service, begin: Slot, minutes: std::ops::Range<u32>) -> Vec<
     let one = |minute: u32| {
         let mut one = result(service, begin.after(MINUTE * minute), 0);
         one.seen = Observation::new(outcomes[minute as usize % 6], MINUTE / (minute % 50 + 1));
-        if minute % 7 == 0 {
+        if minute.is_multiple_of(7) {
             one.id.region = Region::new("east").expect("a region");
         }
         one
