@@ -139,7 +139,7 @@ async fn sec_garbled_credentials_are_refused_and_cost_nothing() {
 async fn settings_that_leave_nobody_are_not_put_in_force() {
     let gate = Gate::new(settings(vec![user("ann", "right password")])).unwrap();
     assert_eq!(gate.replace(AccessSettings::default()), Err(AccessError::NobodyLeft));
-    assert_eq!(gate.replace(settings(vec![user("a", "some password"), user("a", "some password")])).is_err(), true);
+    assert!(gate.replace(settings(vec![user("a", "some password"), user("a", "some password")])).is_err());
     assert_eq!(who(&gate, &headers(&[])).await, Err(Refused::Missing));
     assert_eq!(who(&gate, &basic("ann", "right password")).await.as_deref(), Ok("ann"));
 }
