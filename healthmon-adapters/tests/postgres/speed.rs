@@ -89,18 +89,22 @@ async fn speed_of_recording_and_reading() {
     let server = PrivatePostgres::start_with(&[("shared_buffers", "512MB"), ("max_wal_size", "4GB")]).expect("started");
     let store = crowded(&server).await;
     let now = store.now().await.expect("the time");
-    let begin = Slot::at(now.before(Duration::from_hours(20)));
+    let (begin, old) = (Slot::at(now.before(Duration::from_mins(6))), Slot::at(now.before(Duration::from_hours(20))));
     let mut round = 0u64;
-    for (label, size, each) in
-        [("a result a service", 2_000, 1), ("a result a service", 1_000, 1), ("ten results a service", 2_000, 10)]
-    {
+    for (label, begin, size, each) in [
+        ("a result a service", begin, 2_000, 1),
+        ("a result a service", begin, 1_000, 1),
+        ("ten results a service", begin, 2_000, 10),
+        ("late, a result a service", old, 2_000, 1),
+        ("late, ten results a service", old, 2_000, 10),
+    ] {
         let mut took = Vec::new();
         let before = processor_time(&server);
         for _ in 0..60 {
             let batch: Vec<ProbeResult> = (0..size)
                 .map(|n| {
                     let service = (round as i64 * size / each + n / each) % SERVICES + 1;
-                    let slot = begin.after(Duration::from_millis(round * 20_000 + (n % each) as u64 * 1_000));
+                    let slot = begin.after(Duration::from_millis(round * 1_000 + (n % each) as u64 * 100));
                     result(id(service), slot, Outcome::Pass)
                 })
                 .collect();
@@ -128,7 +132,7 @@ async fn speed_of_recording_and_reading() {
     let outage: Vec<ProbeResult> = (1..=2_000)
         .flat_map(|n| (0..3).map(move |k| (n, k)))
         .map(|(n, k)| {
-            let slot = begin.after(Duration::from_millis((round + 10) * 20_000 + k * 1_000));
+            let slot = begin.after(Duration::from_millis((round + 10) * 1_000 + k * 100));
             result(id(n), slot, Outcome::Fail(FailReason::Timeout))
         })
         .collect();
