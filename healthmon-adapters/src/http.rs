@@ -16,16 +16,17 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use healthmon_core::{
     ports::Prober,
-    probe::{FailReason, IndeterminateReason, Observation, Outcome, Probe},
+    probe::{FailReason, IndeterminateReason, Inspection, Observation, Probe},
     service::{FieldErrors, ServiceSettings},
 };
 use hyper::{Response, StatusCode, body::Incoming};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use url::Url;
 
 use crate::net::{
-    DialError, Dialer, Progress, Stage,
-    tls::{TlsClient, TlsError, TlsSetupError},
+    Dialer, Progress, Stage,
+    attempt::{Attempt, Fault},
+    tls::{Alpn, TlsClient, TlsSetupError},
 };
 use exchange::Link;
 use pool::Pool;
@@ -112,63 +113,29 @@ impl HttpProber {
     /// # Errors
     /// When an extra root is no certificate.
     pub fn new(config: HttpProberConfig) -> Result<Self, TlsSetupError> {
-        let tls = TlsClient::new(&config.extra_roots, &[b"http/1.1"])?;
+        let tls = TlsClient::new(&config.extra_roots)?;
         let pool = config.idle_connections.map(|most| Pool::new(most, config.idle_timeout));
         Ok(Self { dialer: config.dialer, tls, pool })
     }
 
-    async fn perform(&self, probe: &Probe) -> Observation {
-        let begun = Instant::now();
-        let wanted = &probe.service.settings;
+    async fn perform(&self, probe: &Probe, progress: Progress) -> Inspection {
         let parsed;
-        let settings = if wanted.options.is_empty() {
+        let settings = if probe.service.settings.options.is_empty() {
             Settings::plain()
         } else {
-            match Settings::read(&wanted.options) {
+            match Settings::read(&probe.service.settings.options) {
                 Ok(read) => {
                     parsed = read;
                     &parsed
                 }
-                Err(errors) => return unreadable(&errors),
+                Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
             }
         };
-        let timeout = wanted.timeout.get();
-        let mut trace = Trace::default();
-        let attempt = Attempt { prober: self, probe, settings, deadline: begun + timeout };
-        let ended = timeout_at(attempt.deadline, attempt.run(&mut trace)).await;
-        let (outcome, detail) = match ended {
-            Ok(Ok(())) => (Outcome::Pass, None),
-            Ok(Err(fault)) => (fault.outcome, Some(fault.detail)),
-            Err(_) => {
-                let stage = trace.progress.stage;
-                let detail = format!("timed out after {} ms while {}", timeout.as_millis(), stage.as_str());
-                // Never to have got a lookup is our trouble, not the target's.
-                let ours = matches!(stage, Stage::Preparing | Stage::LookupQueue);
-                let outcome = if ours {
-                    Outcome::Indeterminate(IndeterminateReason::Internal)
-                } else {
-                    Outcome::Fail(FailReason::Timeout)
-                };
-                (outcome, Some(detail))
-            }
-        };
-        let mut seen = Observation::new(outcome, begun.elapsed().min(timeout));
-        seen.phases = trace.progress.phases;
-        seen.code = trace.code;
-        seen.certificate_expires = trace.progress.certificate_expires;
-        match detail {
-            Some(detail) => seen.with_detail(&detail),
-            None => seen,
-        }
+        let (attempt, mut progress) = (Attempt::begin(probe), progress);
+        let exchange = Exchange { prober: self, probe, settings, deadline: attempt.deadline() };
+        let ended = attempt.limit(exchange.run(&mut progress)).await;
+        attempt.inspected(ended, progress, &settings.expectations)
     }
-}
-
-/// The settings were checked when the service was registered, so this is a worker older than they
-/// are. Only the fields are named: what stands in them may be secret.
-fn unreadable(errors: &FieldErrors) -> Observation {
-    let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
-    let detail = format!("this prober cannot read the settings: {}", fields.join(", "));
-    Observation::indeterminate(IndeterminateReason::Unsupported, &detail)
 }
 
 #[async_trait]
@@ -181,61 +148,37 @@ impl Prober for HttpProber {
         Settings::check(settings)
     }
 
+    fn secrets(&self) -> &'static [&'static str] {
+        &["http.headers.*", "http.body", "http.tls.key"]
+    }
+
     async fn probe(&self, probe: &Probe) -> Observation {
-        self.perform(probe).await
+        self.perform(probe, Progress::default()).await.seen
     }
-}
 
-/// What is known so far; it outlives the attempt, which the deadline may cut off.
-#[derive(Debug, Default)]
-struct Trace {
-    progress: Progress,
-    code: Option<u16>,
-}
-
-/// Why a probe did not pass.
-#[derive(Debug)]
-struct Fault {
-    outcome: Outcome,
-    detail: String,
-}
-
-impl Fault {
-    fn fail(reason: FailReason, detail: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Fail(reason), detail: detail.into() }
-    }
-}
-
-impl From<DialError> for Fault {
-    fn from(error: DialError) -> Self {
-        Self { outcome: error.outcome(), detail: error.to_string() }
-    }
-}
-
-impl From<TlsError> for Fault {
-    fn from(error: TlsError) -> Self {
-        Self::fail(FailReason::Tls, error.to_string())
+    async fn inspect(&self, probe: &Probe) -> Inspection {
+        self.perform(probe, Progress::inspecting()).await
     }
 }
 
 /// One probe under way.
-struct Attempt<'a> {
+struct Exchange<'a> {
     prober: &'a HttpProber,
     probe: &'a Probe,
     settings: &'a Settings,
     deadline: Instant,
 }
 
-impl Attempt<'_> {
-    async fn run(&self, trace: &mut Trace) -> Result<(), Fault> {
+impl Exchange<'_> {
+    async fn run(&self, progress: &mut Progress) -> Result<(), Fault> {
         let mut hop = Hop::first(self.probe.service.settings.url.url(), self.settings);
         loop {
-            let answered = self.exchange(&hop, trace).await;
+            let answered = self.exchange(&hop, progress).await;
             let (link, response) = answered.map_err(|fault| hop.while_redirected(fault))?;
             let status = response.status();
-            trace.code = Some(status.as_u16());
+            progress.code = Some(status.as_u16());
             if self.settings.status.contains(status.as_u16()) {
-                return self.judge_body(&hop, link, response, trace).await;
+                return self.judge_body(&hop, link, response, progress).await;
             }
             if !redirect::is_redirect(status) || self.settings.redirects == 0 {
                 return Err(self.unexpected(status));
@@ -248,25 +191,25 @@ impl Attempt<'_> {
         Fault::fail(FailReason::Status, format!("expected status {}, got {}", self.settings.status, status.as_u16()))
     }
 
-    async fn exchange(&self, hop: &Hop, trace: &mut Trace) -> Result<(Link, Response<Incoming>), Fault> {
+    async fn exchange(&self, hop: &Hop, progress: &mut Progress) -> Result<(Link, Response<Incoming>), Fault> {
         let request = hop.request(self.settings)?;
         if let Some(mut link) = self.pooled(hop) {
-            trace.progress.certificate(link.certificate_expires);
-            match link.exchange(request.clone(), &mut trace.progress).await {
+            progress.certificate(link.certificate_expires);
+            match link.exchange(request.clone(), progress).await {
                 Ok(response) => return Ok((link, response)),
                 // It was closed while it lay idle: once more, over a fresh one.
                 Err(error) if error.is_stale(hop.method()) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        let mut link = self.connect(hop, trace).await?;
-        let response = link.exchange(request, &mut trace.progress).await?;
+        let mut link = self.connect(hop, progress).await?;
+        let response = link.exchange(request, progress).await?;
         Ok((link, response))
     }
 
     fn pooled(&self, hop: &Hop) -> Option<Link> {
         let pool = self.pool_for(hop)?;
-        pool.take(self.probe.service.id, hop.url(), self.settings.verify)
+        pool.take(self.probe.service.id, hop.url(), &self.settings.tls)
     }
 
     /// Only connections to the target itself are kept.
@@ -277,8 +220,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn connect(&self, hop: &Hop, trace: &mut Trace) -> Result<Link, Fault> {
-        let progress = &mut trace.progress;
+    async fn connect(&self, hop: &Hop, progress: &mut Progress) -> Result<Link, Fault> {
         let (host, port, secure) = authority(hop.url())?;
         let stream = self.prober.dialer.dial(host.clone(), port, self.deadline, progress).await?;
         if !secure {
@@ -286,7 +228,8 @@ impl Attempt<'_> {
         }
         // The shortest-lived of all certificates is told of the probe, the link has its own.
         let earlier = progress.certificate_expires.take();
-        let session = Box::pin(self.prober.tls.handshake(stream, host, self.settings.verify, progress)).await;
+        let session =
+            Box::pin(self.prober.tls.handshake(stream, host, &self.settings.tls, Alpn::Http1, progress)).await;
         let own = progress.certificate_expires;
         progress.certificate(earlier);
         Link::open(Stream::Tls(Box::new(session?)), own).await
@@ -297,15 +240,15 @@ impl Attempt<'_> {
         hop: &Hop,
         mut link: Link,
         response: Response<Incoming>,
-        trace: &mut Trace,
+        progress: &mut Progress,
     ) -> Result<(), Fault> {
-        trace.progress.stage = Stage::Body;
+        progress.stage = Stage::Body;
         let end = match &self.settings.contains {
             None => body::skip(&mut link, response.into_body()).await?,
             Some(text) => body::expect(&mut link, response, text).await?,
         };
         if let (body::End::Reached, Some(pool)) = (end, self.pool_for(hop)) {
-            pool.put(self.probe.service.id, hop.url(), self.settings.verify, link);
+            pool.put(self.probe.service.id, hop.url(), &self.settings.tls, link);
         }
         Ok(())
     }
@@ -325,6 +268,6 @@ fn authority(url: &Url) -> Result<(url::Host<&str>, u16, bool), Fault> {
 }
 
 fn unsupported(url: &Url) -> Fault {
-    let outcome = Outcome::Indeterminate(IndeterminateReason::Unsupported);
-    Fault { outcome, detail: format!("{:?} is not a scheme of this prober", url.scheme()) }
+    let detail = format!("{:?} is not a scheme of this prober", url.scheme());
+    Fault::indeterminate(IndeterminateReason::Unsupported, detail)
 }

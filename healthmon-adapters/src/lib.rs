@@ -8,6 +8,7 @@ pub mod net;
 pub mod postgres;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod secrets;
 #[cfg(feature = "servers")]
 pub mod servers;
 #[cfg(feature = "sqlite")]

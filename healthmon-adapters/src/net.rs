@@ -4,14 +4,19 @@
 //! [`AddressPolicy`] judge every address, and connects to *that* socket address, so that what was
 //! checked is what is dialled. No proxy settings of the system are read.
 
+mod assertions;
+pub(crate) mod attempt;
 mod dialer;
+mod expect;
 mod policy;
 pub(crate) mod progress;
 mod resolver;
 #[cfg(feature = "tls")]
 pub mod tls;
 
+pub use assertions::Assertions;
 pub use dialer::{DialError, Dialer};
+pub use expect::Expectations;
 pub use ipnet::IpNet;
 pub use policy::{AddressPolicy, Loopback, Refusal, Rule};
 pub use progress::{Progress, Stage};

@@ -1,5 +1,8 @@
 //! One unit of work, what was seen, and the recorded fact.
 
+mod inspection;
+mod reason;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +13,9 @@ use crate::{
     shard::Claim,
     time::{Slot, Timestamp},
 };
+
+pub use inspection::{Assertion, Fact, Held, Inspection};
+pub use reason::{FailReason, IndeterminateReason, Reason};
 
 /// The longest [`Observation::detail`], in characters.
 pub const DETAIL_LIMIT: usize = 512;
@@ -111,182 +117,6 @@ impl Probe {
     /// The result for this probe, begun at `started`, of what was seen.
     pub fn result(&self, started: Timestamp, seen: Observation) -> ProbeResult {
         ProbeResult { id: self.id.clone(), epoch: self.service.epoch, started, seen }
-    }
-}
-
-/// Why a probe failed: what the target did, in one closed taxonomy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum FailReason {
-    /// The name could not be resolved.
-    Dns = 1,
-    /// No connection could be made.
-    Connect = 2,
-    /// The TLS handshake or the certificate was refused.
-    Tls = 3,
-    /// The deadline passed.
-    Timeout = 4,
-    /// The peer broke the protocol.
-    Protocol = 5,
-    /// The answer's status was not an expected one.
-    Status = 6,
-    /// The answer did not meet an assertion.
-    Assertion = 7,
-    /// Redirects went in circles, too far, or nowhere.
-    Redirect = 8,
-}
-
-/// Why a probe says nothing about its target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum IndeterminateReason {
-    /// The address policy forbids the target's address.
-    Blocked = 101,
-    /// It was not begun by its start-by.
-    Expired = 102,
-    /// It was handed out again and again and never completed.
-    Poison = 103,
-    /// The worker stalled in the middle of it (suspended, starved of time).
-    Stalled = 104,
-    /// The prober itself failed (a panic, a resource of ours that ran out).
-    Internal = 105,
-    /// No prober takes the target's scheme.
-    Unsupported = 106,
-}
-
-/// A reason of either sort, as results, transitions, filters and logs carry it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// Of a failure.
-    Fail(FailReason),
-    /// Of a probe that says nothing.
-    Indeterminate(IndeterminateReason),
-}
-
-impl FailReason {
-    /// Every one of them.
-    pub const ALL: [Self; 8] = [
-        Self::Dns,
-        Self::Connect,
-        Self::Tls,
-        Self::Timeout,
-        Self::Protocol,
-        Self::Status,
-        Self::Assertion,
-        Self::Redirect,
-    ];
-}
-
-impl IndeterminateReason {
-    /// Every one of them.
-    pub const ALL: [Self; 6] =
-        [Self::Blocked, Self::Expired, Self::Poison, Self::Stalled, Self::Internal, Self::Unsupported];
-}
-
-impl Reason {
-    /// Every reason there is.
-    pub fn all() -> impl Iterator<Item = Self> {
-        let fails = FailReason::ALL.into_iter().map(Self::Fail);
-        fails.chain(IndeterminateReason::ALL.into_iter().map(Self::Indeterminate))
-    }
-
-    /// The name in JSON, filters, metrics and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fail(reason) => match reason {
-                FailReason::Dns => "dns",
-                FailReason::Connect => "connect",
-                FailReason::Tls => "tls",
-                FailReason::Timeout => "timeout",
-                FailReason::Protocol => "protocol",
-                FailReason::Status => "status",
-                FailReason::Assertion => "assertion",
-                FailReason::Redirect => "redirect",
-            },
-            Self::Indeterminate(reason) => match reason {
-                IndeterminateReason::Blocked => "blocked",
-                IndeterminateReason::Expired => "expired",
-                IndeterminateReason::Poison => "poison",
-                IndeterminateReason::Stalled => "stalled",
-                IndeterminateReason::Internal => "internal",
-                IndeterminateReason::Unsupported => "unsupported",
-            },
-        }
-    }
-
-    /// A sentence that tells an operator what it means and what to look at.
-    pub const fn meaning(self) -> &'static str {
-        match self {
-            Self::Fail(reason) => match reason {
-                FailReason::Dns => "the name could not be resolved; look at the host name and the resolver",
-                FailReason::Connect => {
-                    "no connection could be made; look at the port, the firewall and whether the service runs"
-                }
-                FailReason::Tls => {
-                    "the TLS handshake or the certificate was refused; look at the chain, the name and the expiry"
-                }
-                FailReason::Timeout => {
-                    "no complete answer came before the deadline; look at the load, or raise the timeout"
-                }
-                FailReason::Protocol => "the peer did not speak the protocol; look at what listens on that port",
-                FailReason::Status => "the answer's status was not an expected one; look at the service's own log",
-                FailReason::Assertion => {
-                    "the answer did not meet an assertion; look at what was expected and what was seen"
-                }
-                FailReason::Redirect => {
-                    "the redirects went in circles, too far or nowhere; look at the Location headers"
-                }
-            },
-            Self::Indeterminate(reason) => match reason {
-                IndeterminateReason::Blocked => {
-                    "the address policy forbids this address; allow it by name if it is meant"
-                }
-                IndeterminateReason::Expired => "no worker began it in time; add workers or look at what holds them",
-                IndeterminateReason::Poison => "workers took it again and again and never finished; look at their logs",
-                IndeterminateReason::Stalled => "the worker stalled in the middle of it; look at its machine",
-                IndeterminateReason::Internal => "the prober itself failed; look at the worker's log",
-                IndeterminateReason::Unsupported => {
-                    "no prober takes this scheme; look at the target and the worker's version"
-                }
-            },
-        }
-    }
-
-    /// The number that databases keep. Never reused for another reason.
-    pub const fn code(self) -> i16 {
-        match self {
-            Self::Fail(reason) => reason as i16,
-            Self::Indeterminate(reason) => reason as i16,
-        }
-    }
-
-    /// The reason with this number.
-    pub fn from_code(code: i64) -> Option<Self> {
-        Self::all().find(|reason| i64::from(reason.code()) == code)
-    }
-
-    /// The reason with this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::all().find(|reason| reason.as_str() == name)
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl Serialize for Reason {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for Reason {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        Self::from_name(&name).ok_or_else(|| serde::de::Error::custom(format!("no reason is called {name:?}")))
     }
 }
 

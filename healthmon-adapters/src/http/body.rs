@@ -14,7 +14,8 @@ use hyper::{
     header,
 };
 
-use super::{Fault, exchange::Link};
+use super::exchange::Link;
+use crate::net::attempt::Fault;
 
 /// The most that is read of a body, as it comes and as it is decoded.
 pub(super) const LIMIT: usize = 64 * 1024;

@@ -13,8 +13,8 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::{Fault, stream::Stream};
-use crate::net::{Progress, Stage, progress::add};
+use super::stream::Stream;
+use crate::net::{Progress, Stage, attempt::Fault, progress::add};
 
 /// The most that a response's head may take. Headers are at most 100 (hyper's own bound).
 const HEAD_LIMIT: usize = 32 * 1024;

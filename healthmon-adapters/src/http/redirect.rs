@@ -9,10 +9,8 @@ use hyper::{
 };
 use url::{Position, Url};
 
-use super::{
-    Fault,
-    settings::{Reuse, Settings},
-};
+use super::settings::{Reuse, Settings};
+use crate::net::attempt::Fault;
 
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("healthmon/", env!("CARGO_PKG_VERSION")));
 const ANYTHING: HeaderValue = HeaderValue::from_static("*/*");

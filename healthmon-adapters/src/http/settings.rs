@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{redirect::Hop, status::Statuses};
-use crate::net::tls::Verify;
+use crate::net::{Expectations, tls::TlsSettings};
 
 /// The most redirects that can be asked for.
 const REDIRECTS_LIMIT: u8 = 10;
@@ -38,7 +38,8 @@ pub(super) struct Settings {
     pub(super) body: Bytes,
     pub(super) redirects: u8,
     pub(super) reuse: Reuse,
-    pub(super) verify: Verify,
+    pub(super) tls: TlsSettings,
+    pub(super) expectations: Expectations,
     pub(super) status: Statuses,
     pub(super) contains: Option<String>,
 }
@@ -51,7 +52,8 @@ impl Default for Settings {
             body: Bytes::new(),
             redirects: REDIRECTS,
             reuse: Reuse::Fresh,
-            verify: Verify::Full,
+            tls: TlsSettings::default(),
+            expectations: Expectations::default(),
             status: Statuses::Success,
             contains: None,
         }
@@ -122,11 +124,7 @@ impl Settings {
             self.redirects = redirects;
         }
         self.reuse = fields.optional("connection").unwrap_or_default();
-        fields.section("tls", |map| {
-            let mut fields = Fields::new(map);
-            self.verify = fields.optional("verify").unwrap_or_default();
-            fields.finish()
-        });
+        self.tls = fields.section("tls", TlsSettings::read).unwrap_or_default();
         fields.finish()
     }
 
@@ -144,6 +142,7 @@ impl Settings {
             }
             self.contains = Some(text);
         }
+        self.expectations = Expectations::read(&mut fields);
         fields.finish()
     }
 }

@@ -138,6 +138,7 @@ impl Dialer {
         progress.stage = Stage::Connect;
         let connected = connect(SocketAddr::new(literal.to_canonical(), port)).await;
         add(&mut progress.phases.connect_us, begun.elapsed());
+        learn_peer(&connected, progress);
         connected
     }
 
@@ -170,6 +171,7 @@ impl Dialer {
         progress.stage = Stage::Connect;
         let connected = connect_in_turn(earlier, last, deadline).await;
         add(&mut progress.phases.connect_us, begun.elapsed());
+        learn_peer(&connected, progress);
         connected
     }
 
@@ -182,6 +184,15 @@ impl Dialer {
         let found = self.resolver.resolve(name, LookupPermit(permit)).await;
         add(&mut progress.phases.dns_us, begun.elapsed());
         found.map_err(|source| lookup_error(name, source))
+    }
+}
+
+fn learn_peer(connected: &Result<TcpStream, DialError>, progress: &mut Progress) {
+    if progress.is_inspected()
+        && let Ok(stream) = connected
+        && let Ok(peer) = stream.peer_addr()
+    {
+        progress.learn("address", peer);
     }
 }
 

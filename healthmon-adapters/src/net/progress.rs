@@ -1,8 +1,13 @@
 //! How far an attempt has come.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use healthmon_core::{probe::Phases, time::Timestamp};
+use healthmon_core::{
+    probe::{Fact, Phases},
+    time::Timestamp,
+};
+
+use super::Assertions;
 
 /// What an attempt is busy with, so that a deadline can say where it struck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -23,6 +28,10 @@ pub enum Stage {
     Answer,
     /// Reading the answer's body.
     Body,
+    /// Getting a token to show to the target.
+    Token,
+    /// Asking the proxy for a connection.
+    Proxy,
 }
 
 impl Stage {
@@ -36,6 +45,8 @@ impl Stage {
             Self::Handshake => "in the tls handshake",
             Self::Answer => "waiting for the answer",
             Self::Body => "reading the body",
+            Self::Token => "getting a token",
+            Self::Proxy => "asking the proxy",
         }
     }
 }
@@ -43,17 +54,40 @@ impl Stage {
 /// How far an attempt has come, and what was measured and learnt on the way.
 ///
 /// It outlives the attempt's future: what was seen before the deadline struck is not lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Default)]
 pub struct Progress {
     /// What it is busy with.
     pub stage: Stage,
     /// What was measured; over several connections (redirects) the sum.
     pub phases: Phases,
+    /// The protocol's own status code, if one came.
+    pub code: Option<u16>,
     /// When the certificate expires that the peer showed; of several the first to expire.
     pub certificate_expires: Option<Timestamp>,
+    /// What was asserted.
+    pub assertions: Assertions,
+    /// What was learnt, if somebody takes a closer look.
+    pub(crate) facts: Option<Vec<Fact>>,
 }
 
 impl Progress {
+    /// Progress of an attempt that a person looks at closely.
+    pub fn inspecting() -> Self {
+        Self { assertions: Assertions::complete(), facts: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// Whether a person takes a closer look.
+    pub const fn is_inspected(&self) -> bool {
+        self.facts.is_some()
+    }
+
+    /// Notes what was learnt, if somebody takes a closer look.
+    pub fn learn(&mut self, what: &str, value: impl fmt::Display) {
+        if let Some(facts) = &mut self.facts {
+            facts.push(Fact::new(what, &value.to_string()));
+        }
+    }
+
     /// Notes the expiry of a certificate that was shown.
     pub fn certificate(&mut self, expires: Option<Timestamp>) {
         self.certificate_expires = match (self.certificate_expires, expires) {

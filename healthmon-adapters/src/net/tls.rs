@@ -1,13 +1,16 @@
 //! TLS for what dials out: rustls with ring, a fresh handshake each time, and the certificate's
 //! expiry read even when the certificate is refused.
 
+mod look;
+mod settings;
+
 use std::{
-    cell::Cell,
+    collections::HashMap,
     io,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
-use healthmon_core::time::Timestamp;
+use healthmon_core::probe::{FailReason, IndeterminateReason};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme,
     client::{
@@ -15,15 +18,18 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use url::Host;
-use x509_parser::{certificate::X509CertificateParser, nom::Parser};
 
-use super::{Progress, Stage, progress::add};
+use super::{Progress, Stage, attempt::Fault, progress::add};
+use crate::secrets::{SecretError, Secrets};
+use look::Look;
+pub use settings::TlsSettings;
+use settings::{Resume, Written};
 
 /// How far a peer's certificate is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -55,15 +61,82 @@ pub enum TlsError {
     /// No certificate can be for such a host.
     #[error("{0:?} is not a name that a certificate can be for")]
     Name(String),
-    /// The handshake failed, or the certificate was refused.
+    /// The certificate was refused.
+    #[error("certificate: {}", rustls::Error::InvalidCertificate(.0.clone()))]
+    Certificate(rustls::CertificateError),
+    /// The handshake failed.
     #[error("tls handshake: {0}")]
     Handshake(#[source] io::Error),
+    /// The client's own certificate or key cannot be used.
+    #[error("the client's certificate: {0}")]
+    Identity(String),
+    /// The client's key could not be had.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Setup(#[from] TlsSetupError),
 }
 
-/// The client side of TLS.
-pub struct TlsClient {
-    full: TlsConnector,
-    unverified: TlsConnector,
+impl TlsError {
+    fn of_handshake(error: io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidCertificate(refused)) => Self::Certificate(refused.clone()),
+            _ => Self::Handshake(error),
+        }
+    }
+}
+
+impl From<TlsError> for Fault {
+    fn from(error: TlsError) -> Self {
+        let detail = error.to_string();
+        match error {
+            TlsError::Name(_) | TlsError::Certificate(_) => Self::fail(FailReason::Certificate, detail),
+            TlsError::Handshake(_) => Self::fail(FailReason::Tls, detail),
+            TlsError::Identity(_) | TlsError::Secret(_) => Self::indeterminate(IndeterminateReason::Secret, detail),
+            TlsError::Setup(_) => Self::indeterminate(IndeterminateReason::Internal, detail),
+        }
+    }
+}
+
+/// The application protocols that a handshake offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// None at all.
+    None,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// HTTP/2, or else HTTP/1.1.
+    Http,
+}
+
+impl Alpn {
+    fn protocols(self) -> Vec<Vec<u8>> {
+        let offered: &[&[u8]] = match self {
+            Self::None => &[],
+            Self::Http1 => &[b"http/1.1"],
+            Self::Http2 => &[b"h2"],
+            Self::Http => &[b"h2", b"http/1.1"],
+        };
+        offered.iter().map(|protocol| protocol.to_vec()).collect()
+    }
+}
+
+/// How many ways of doing TLS are held ready; beyond them, they are made anew.
+const CONNECTORS: usize = 1_024;
+
+/// The client side of TLS. Cheap to clone; clones share what was set up.
+#[derive(Clone)]
+pub struct TlsClient(Arc<Shared>);
+
+struct Shared {
+    provider: Arc<CryptoProvider>,
+    roots: Arc<RootCertStore>,
+    secrets: Secrets,
+    /// Set up once for each way in which services want it.
+    connectors: Mutex<HashMap<(Option<Arc<Written>>, Alpn), TlsConnector>>,
 }
 
 impl std::fmt::Debug for TlsClient {
@@ -88,29 +161,26 @@ static ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
 });
 
 impl TlsClient {
-    /// A client that trusts the system's roots and those in `extra_roots` (PEM), and offers the
-    /// application protocols in `alpn`.
+    /// A client that trusts the system's roots and those in `extra_roots` (PEM).
     ///
     /// # Errors
     /// When an extra root is no certificate.
-    pub fn new(extra_roots: &[u8], alpn: &[&[u8]]) -> Result<Self, TlsSetupError> {
+    pub fn new(extra_roots: &[u8]) -> Result<Self, TlsSetupError> {
         let mut roots = ROOTS.clone();
-        let known = roots.len();
-        for root in CertificateDer::pem_slice_iter(extra_roots) {
-            let root = root.map_err(|error| TlsSetupError::Root(error.to_string()))?;
-            roots.add(root).map_err(|error| TlsSetupError::Root(error.to_string()))?;
-        }
-        if !extra_roots.is_empty() && roots.len() == known {
-            return Err(TlsSetupError::Root("there is none in the text".to_owned()));
+        if !extra_roots.is_empty() {
+            add_roots(&mut roots, extra_roots)?;
         }
         let provider = Arc::new(ring::default_provider());
-        let full = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .build()
-            .map_err(|error| TlsSetupError::Rustls(error.to_string()))?;
-        Ok(Self {
-            full: connector(&provider, Checks::Full(full), alpn)?,
-            unverified: connector(&provider, Checks::Possession(Arc::clone(&provider)), alpn)?,
-        })
+        let (roots, secrets, connectors) = (Arc::new(roots), Secrets::default(), Mutex::default());
+        Ok(Self(Arc::new(Shared { provider, roots, secrets, connectors })))
+    }
+
+    /// This client with a place where the keys of clients' certificates are found.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Secrets) -> Self {
+        let Shared { provider, roots, .. } = &*self.0;
+        let (provider, roots) = (Arc::clone(provider), Arc::clone(roots));
+        Self(Arc::new(Shared { provider, roots, secrets, connectors: Mutex::default() }))
     }
 
     /// The handshake over `stream` with `host`. What the certificate says of its expiry is noted
@@ -122,49 +192,113 @@ impl TlsClient {
         &self,
         stream: TcpStream,
         host: Host<&str>,
-        verify: Verify,
+        settings: &TlsSettings,
+        alpn: Alpn,
         progress: &mut Progress,
     ) -> Result<TlsStream<TcpStream>, TlsError> {
-        let name = match host {
-            Host::Ipv4(address) => ServerName::from(std::net::IpAddr::V4(address)),
-            Host::Ipv6(address) => ServerName::from(std::net::IpAddr::V6(address)),
-            Host::Domain(name) => ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?,
+        let name = match settings.written().and_then(|written| written.server_name.as_deref()) {
+            Some(name) => ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?,
+            None => match host {
+                Host::Ipv4(address) => ServerName::from(std::net::IpAddr::V4(address)),
+                Host::Ipv6(address) => ServerName::from(std::net::IpAddr::V6(address)),
+                Host::Domain(name) => {
+                    ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?
+                }
+            },
         };
-        let connector = match verify {
-            Verify::Full => &self.full,
-            Verify::None => &self.unverified,
-        };
+        let connector = self.connector(settings, alpn)?;
         let begun = Instant::now();
         progress.stage = Stage::Handshake;
-        // The verifier is shared by all connections but runs within a poll of this very future,
-        // so a task-local slot tells whose certificate it saw.
-        let (connected, expires) = LEAF_EXPIRES
-            .scope(Cell::new(None), async {
-                let connected = connector.connect(name, stream).await;
-                (connected, LEAF_EXPIRES.with(Cell::take))
-            })
-            .await;
+        let (connected, look) = Look::during(progress.is_inspected(), connector.connect(name, stream)).await;
         add(&mut progress.phases.tls_us, begun.elapsed());
-        progress.certificate(expires);
-        connected.map_err(TlsError::Handshake)
+        progress.certificate(look.expires());
+        look.tell(progress);
+        let stream = connected.map_err(TlsError::of_handshake)?;
+        let (_, session) = stream.get_ref();
+        if let Some(version) = session.protocol_version() {
+            progress.learn("tls", format_args!("{version:?}"));
+        }
+        if let Some(suite) = session.negotiated_cipher_suite() {
+            progress.learn("cipher suite", format_args!("{:?}", suite.suite()));
+        }
+        if let Some(protocol) = session.alpn_protocol() {
+            progress.learn("application protocol", String::from_utf8_lossy(protocol));
+        }
+        Ok(stream)
+    }
+
+    fn connector(&self, settings: &TlsSettings, alpn: Alpn) -> Result<TlsConnector, TlsError> {
+        let key = (settings.written().cloned(), alpn);
+        // A key may be rotated behind its reference: those are set up each time.
+        let keep = key.0.as_ref().is_none_or(|written| written.identity.is_none());
+        let known = self.0.connectors.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let made = self.0.connect_by(key.0.as_deref().unwrap_or(&Written::default()), alpn)?;
+        let mut connectors = self.0.connectors.lock().unwrap_or_else(PoisonError::into_inner);
+        if keep {
+            if connectors.len() >= CONNECTORS {
+                connectors.clear();
+            }
+            connectors.insert(key, made.clone());
+        }
+        Ok(made)
     }
 }
 
-fn connector(provider: &Arc<CryptoProvider>, checks: Checks, alpn: &[&[u8]]) -> Result<TlsConnector, TlsSetupError> {
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TlsSetupError::Rustls(error.to_string()))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Recording { checks }))
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    // A resumed session shows no certificate, and would hide a server that can no longer do a full handshake.
-    config.resumption = Resumption::disabled();
-    Ok(TlsConnector::from(Arc::new(config)))
+impl Shared {
+    fn connect_by(&self, written: &Written, alpn: Alpn) -> Result<TlsConnector, TlsError> {
+        let refused = |error: &dyn std::fmt::Display| TlsSetupError::Rustls(error.to_string());
+        let roots = match &written.ca {
+            None => Arc::clone(&self.roots),
+            Some(ca) => {
+                let mut roots = RootCertStore::empty();
+                add_roots(&mut roots, ca.as_bytes())?;
+                Arc::new(roots)
+            }
+        };
+        let checks = match written.verify {
+            Verify::Full => Checks::Full(
+                WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&self.provider))
+                    .build()
+                    .map_err(|error| refused(&error))?,
+            ),
+            Verify::None => Checks::Possession(Arc::clone(&self.provider)),
+        };
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| refused(&error))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Recording { checks }));
+        let mut config = match &written.identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let unusable = |error: &dyn std::fmt::Display| TlsError::Identity(error.to_string());
+                let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
+                let key = self.secrets.reveal(key)?;
+                // The parser's errors do not repeat what they could not read.
+                let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes()).map_err(|error| unusable(&error))?;
+                let chain = chain.map_err(|error| unusable(&error))?;
+                builder.with_client_auth_cert(chain, key).map_err(|error| unusable(&error))?
+            }
+        };
+        config.alpn_protocols = alpn.protocols();
+        config.resumption = match written.resumption {
+            Resume::Disabled => Resumption::disabled(),
+            Resume::Enabled => Resumption::in_memory_sessions(256),
+        };
+        Ok(TlsConnector::from(Arc::new(config)))
+    }
 }
 
-tokio::task_local! {
-    static LEAF_EXPIRES: Cell<Option<Timestamp>>;
+fn add_roots(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), TlsSetupError> {
+    let known = roots.len();
+    for root in CertificateDer::pem_slice_iter(pem) {
+        let root = root.map_err(|error| TlsSetupError::Root(error.to_string()))?;
+        roots.add(root).map_err(|error| TlsSetupError::Root(error.to_string()))?;
+    }
+    if roots.len() == known { Err(TlsSetupError::Root("there is none in the text".to_owned())) } else { Ok(()) }
 }
 
 /// Reads the leaf's expiry, then leaves the judgement to the checks.
@@ -188,10 +322,7 @@ impl ServerCertVerifier for Recording {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        // Outside of `handshake` nobody asks, and there is no slot.
-        if LEAF_EXPIRES.try_with(|slot| slot.set(not_after(end_entity))).is_err() {
-            tracing::debug!("a certificate was checked outside of a handshake");
-        }
+        Look::at(end_entity, intermediates);
         match &self.checks {
             Checks::Full(webpki) => {
                 webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
@@ -238,11 +369,4 @@ impl ServerCertVerifier for Recording {
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
         None
     }
-}
-
-/// When a certificate expires. Its extensions are left unread: they cost more than all the rest.
-fn not_after(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
-    let (_, parsed) = X509CertificateParser::new().with_deep_parse_extensions(false).parse(certificate).ok()?;
-    let seconds = parsed.validity().not_after.timestamp();
-    Some(Timestamp::from_millis(seconds.saturating_mul(1_000)))
 }

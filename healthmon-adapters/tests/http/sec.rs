@@ -397,7 +397,7 @@ async fn sec_control_characters_of_a_certificate_are_escaped() {
         let (certificate, key) = certificate_for(name);
         let (server, prober) = showing(&certificate, &key).await;
         let seen = see(&prober, &format!("https://shop.test:{}/", server.address.port()), json!({})).await;
-        assert_eq!(seen.outcome, Outcome::Fail(FailReason::Tls), "{seen:?}");
+        assert_eq!(seen.outcome, Outcome::Fail(FailReason::Certificate), "{seen:?}");
         assert_harmless(&seen);
         assert!(detail(&seen).contains(escaped), "{name:?} is shown as {escaped}: {seen:?}");
     }

@@ -1,7 +1,7 @@
 use async_trait::async_trait;
 
 use crate::{
-    probe::{Observation, Probe},
+    probe::{Inspection, Observation, Probe},
     service::{FieldErrors, ServiceSettings},
 };
 
@@ -28,6 +28,19 @@ pub trait Prober: Send + Sync {
     /// Every field that is wrong, with what would be right.
     fn check(&self, settings: &ServiceSettings) -> Result<(), FieldErrors>;
 
+    /// Where secrets stand in the [`options`](ServiceSettings::options): paths such as
+    /// `http.headers.*`, where `*` is every field of an object. What stands there is never shown,
+    /// and is kept sealed where there is a key.
+    fn secrets(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Performs the probe now.
     async fn probe(&self, probe: &Probe) -> Observation;
+
+    /// Performs the probe now and tells a person all that is of interest. Costs more than
+    /// [`probe`](Self::probe), and comes to the same outcome.
+    async fn inspect(&self, probe: &Probe) -> Inspection {
+        Inspection::of(self.probe(probe).await)
+    }
 }

@@ -2,7 +2,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     ports::Prober,
-    probe::{IndeterminateReason, Observation, Probe},
+    probe::{IndeterminateReason, Inspection, Observation, Probe},
     service::{FieldErrors, ServiceSettings},
 };
 
@@ -49,15 +49,32 @@ impl Probers {
         }
     }
 
+    /// Where secrets stand in the options of services with this scheme; see [`Prober::secrets`].
+    pub fn secrets(&self, scheme: &str) -> &'static [&'static str] {
+        self.0.get(scheme).map_or(&[], |prober| prober.secrets())
+    }
+
     /// Performs a probe with the prober of its target's scheme.
     pub async fn probe(&self, probe: &Probe) -> Observation {
-        let scheme = probe.service.settings.url.scheme();
-        match self.0.get(scheme) {
-            Some(prober) => prober.probe(probe).await,
-            None => {
-                let detail = format!("no prober here takes {scheme}:// targets");
-                Observation::indeterminate(IndeterminateReason::Unsupported, &detail)
-            }
+        match self.prober_of(probe) {
+            Ok(prober) => prober.probe(probe).await,
+            Err(seen) => seen,
         }
+    }
+
+    /// The same with a closer look, for a person.
+    pub async fn inspect(&self, probe: &Probe) -> Inspection {
+        match self.prober_of(probe) {
+            Ok(prober) => prober.inspect(probe).await,
+            Err(seen) => Inspection::of(seen),
+        }
+    }
+
+    fn prober_of(&self, probe: &Probe) -> Result<&Arc<dyn Prober>, Observation> {
+        let scheme = probe.service.settings.url.scheme();
+        self.0.get(scheme).ok_or_else(|| {
+            let detail = format!("no prober here takes {scheme}:// targets");
+            Observation::indeterminate(IndeterminateReason::Unsupported, &detail)
+        })
     }
 }

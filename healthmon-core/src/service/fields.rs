@@ -145,6 +145,11 @@ impl Fields {
         std::mem::take(&mut self.map)
     }
 
+    /// Puts back what another reader did not take.
+    pub fn put_back(&mut self, rest: Map<String, Value>) {
+        self.map.extend(rest);
+    }
+
     /// Ends the reading: fields nobody took are refused.
     ///
     /// # Errors
