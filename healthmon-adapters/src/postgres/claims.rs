@@ -100,13 +100,17 @@ impl Claims {
     }
 
     /// Claims up to `count` shards that nobody holds, or whose lease has run out.
+    ///
+    /// An epoch is at least the time in milliseconds: also when the database went back (restored, or
+    /// failed over to a standby that had not got all), it is beyond any that the queue has seen.
     pub(super) async fn claim(
         &self,
         tx: &mut PgConnection,
         shards: ShardCount,
         count: usize,
     ) -> Result<Vec<Standing>, StoreError> {
-        let rows = sql("UPDATE shards SET owner = $1, epoch = epoch + 1, lease_until = clock_timestamp() + $2 \
+        let rows = sql("UPDATE shards SET owner = $1, \
+             epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint), lease_until = clock_timestamp() + $2 \
              WHERE shard IN (SELECT shard FROM shards WHERE shard < $3 \
              AND (owner IS NULL OR lease_until < clock_timestamp()) ORDER BY shard LIMIT $4 FOR UPDATE SKIP LOCKED) \
              RETURNING shard, epoch, emitted_through")
@@ -142,6 +146,13 @@ impl Claims {
         .execute(tx)
         .await
         .map_err(from_sqlx)?;
+        Ok(())
+    }
+
+    /// Gives back what a round claimed that could not tell of it; nothing was emitted of those.
+    pub(super) async fn release_rest(&self, tx: &mut PgConnection) -> Result<(), StoreError> {
+        let rest = sql("UPDATE shards SET owner = NULL, lease_until = NULL WHERE owner = $1");
+        rest.bind(&self.name).execute(tx).await.map_err(from_sqlx)?;
         Ok(())
     }
 

@@ -164,6 +164,8 @@ impl Head {
 
     /// Where the log stands, or nothing when it is first to be settled which log it is.
     pub(super) async fn read(&self, postgres: &Postgres) -> Result<Option<LogHead>, StoreError> {
+        // What was seen before the question was asked must be in the answer; what is seen meanwhile need not.
+        let Some(before) = self.known() else { return Ok(None) };
         let mut tx = postgres.begin_reading().await?;
         let read = format!("SELECT {COLUMNS}, (SELECT min(seq) FROM log) FROM head");
         let row = sql(sqlx::AssertSqlSafe(read)).fetch_one(&mut *tx).await.map_err(from_sqlx)?;
@@ -172,7 +174,7 @@ impl Head {
         let oldest: Option<i64> = row.try_get(7).map_err(from_sqlx)?;
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(known) = known.as_mut() else { return Ok(None) };
-        if head.present != known.lineage || head.lineage != known.lineage || !head.has_all(known) {
+        if head.present != known.lineage || head.lineage != known.lineage || !head.has_all(&before) {
             return Ok(None);
         }
         if known.log == head.log {

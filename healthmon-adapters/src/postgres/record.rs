@@ -19,6 +19,7 @@ use super::{
     connect::sql,
     error::{from_sqlx, is_without_partition, outdated, unless_bad},
     head::append,
+    regions::Numbers,
     results::ResultColumns,
     rows,
     states::{Kept, Locked, LockedState, StateColumns, look_at, services},
@@ -29,7 +30,7 @@ type Result<T> = std::result::Result<T, StoreError>;
 type Batch = BTreeMap<ServiceId, BTreeMap<ResultKey, ProbeResult>>;
 
 /// A result's key as the database has it, and the number that it has if it voted.
-type Stored = HashMap<(i64, i64, i16, i16), Option<Applied>>;
+type Stored = HashMap<Place, Option<Applied>>;
 
 /// What a transaction is about to write.
 #[derive(Default)]
@@ -52,14 +53,13 @@ impl PostgresResultStore {
         }
         let ids: Vec<i64> = batch.keys().map(|id| id.as_i64()).collect();
         let mut locked = self.lock(&ids).await?;
-        if !self.numbered(&batch) {
-            // Another server took over, and its numbers may be others.
-            return Err(outdated());
-        }
-        let stored = self.stored(&mut locked, &batch).await?;
+        // One look at the numbers for all that follows: another server may take over meanwhile, and its
+        // numbers may be others.
+        let regions = self.regions.of(batch.values().flat_map(BTreeMap::keys)).ok_or_else(outdated)?;
+        let stored = stored(&mut locked, &batch, &regions).await?;
         for (id, results) in batch {
             match opened(locked.states.remove(&id))? {
-                Ok((state, kept)) => self.fold(id, state, kept, results, &stored, locked.now, &mut draft),
+                Ok((state, kept)) => fold(id, state, kept, results, &Known { regions: &regions, stored: &stored }, locked.now, &mut draft)?,
                 Err(why) => draft.recorded.set_aside.extend(results.into_values().map(|result| (result.id, why))),
             }
         }
@@ -115,92 +115,95 @@ impl PostgresResultStore {
             None
         }
     }
+}
 
-    fn numbered(&self, batch: &Batch) -> bool {
-        batch.values().flat_map(BTreeMap::keys).all(|key| self.regions.known(&key.region).is_some())
+/// What is the same for all services of a batch.
+struct Known<'a> {
+    regions: &'a Numbers,
+    stored: &'a Stored,
+}
+
+type Place = (i64, i64, i16, i16);
+
+fn place(id: &ProbeId, regions: &Numbers) -> Option<Place> {
+    Some((id.service.as_i64(), id.slot.as_millis(), *regions.get(&id.region)?, id.kind.code()))
+}
+
+/// Which of these results are stored already. Only at or before the newest slot of its service
+/// can one be, so that most need no look.
+async fn stored(locked: &mut Locked, batch: &Batch, numbers: &Numbers) -> Result<Stored> {
+    let (mut services, mut slots, mut regions, mut kinds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for result in batch.values().flat_map(BTreeMap::values) {
+        let through = locked.states.get(&result.id.service).map_or(i64::MIN, |state| state.kept.stored_through);
+        if let Some(place) = place(&result.id, numbers).filter(|place| place.1 <= through) {
+            services.push(place.0);
+            slots.push(place.1);
+            regions.push(place.2);
+            kinds.push(place.3);
+        }
     }
-
-    fn place(&self, id: &ProbeId) -> Option<(i64, i64, i16, i16)> {
-        Some((id.service.as_i64(), id.slot.as_millis(), self.regions.known(&id.region)?, id.kind.code()))
+    if services.is_empty() {
+        return Ok(Stored::new());
     }
+    // The limit keeps it to one look into the index for each, whatever the planner thinks.
+    let read = sql("SELECT k.*, r.applied FROM UNNEST($1::bigint[], $2::bigint[], $3::smallint[], $4::smallint[]) \
+         AS k (service_id, slot, region_id, kind) CROSS JOIN LATERAL (SELECT n.applied FROM results n \
+         WHERE n.service_id = k.service_id AND n.slot = k.slot AND n.region_id = k.region_id AND n.kind = k.kind \
+         LIMIT 1) r")
+    .bind(services)
+    .bind(slots)
+    .bind(regions)
+    .bind(kinds)
+    .fetch_all(&mut *locked.tx)
+    .await
+    .map_err(from_sqlx)?;
+    let stored = read.iter().map(|row| {
+        let place = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+        Ok((place, row.try_get::<Option<i64>, _>(4)?.map(|applied| Applied(rows::counter(applied)))))
+    });
+    stored.collect::<sqlx::Result<_>>().map_err(from_sqlx)
+}
 
-    /// Which of these results are stored already. Only at or before the newest slot of its service
-    /// can one be, so that most need no look.
-    async fn stored(&self, locked: &mut Locked, batch: &Batch) -> Result<Stored> {
-        let (mut services, mut slots, mut regions, mut kinds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for result in batch.values().flat_map(BTreeMap::values) {
-            let through = locked.states.get(&result.id.service).map_or(i64::MIN, |state| state.kept.stored_through);
-            if let Some(place) = self.place(&result.id).filter(|place| place.1 <= through) {
-                services.push(place.0);
-                slots.push(place.1);
-                regions.push(place.2);
-                kinds.push(place.3);
+/// Sorts out what is stored already, and folds the rest into the service's state.
+fn fold(
+    id: ServiceId,
+    mut state: State<Thresholds>,
+    mut kept: Kept,
+    results: BTreeMap<ResultKey, ProbeResult>,
+    known: &Known<'_>,
+    now: Timestamp,
+    draft: &mut Draft,
+) -> Result<()> {
+    let mut fresh = Vec::with_capacity(results.len());
+    for result in results.into_values() {
+        match place(&result.id, known.regions).and_then(|place| known.stored.get(&place)) {
+            Some(applied) => {
+                draft.recorded.repeated += 1;
+                draft.repeated.extend(applied.map(|applied| (id, applied)));
             }
+            None => fresh.push(result),
         }
-        if services.is_empty() {
-            return Ok(Stored::new());
-        }
-        // The limit keeps it to one look into the index for each, whatever the planner thinks.
-        let read =
-            sql("SELECT k.*, r.applied FROM UNNEST($1::bigint[], $2::bigint[], $3::smallint[], $4::smallint[]) \
-             AS k (service_id, slot, region_id, kind) CROSS JOIN LATERAL (SELECT n.applied FROM results n \
-             WHERE n.service_id = k.service_id AND n.slot = k.slot AND n.region_id = k.region_id AND n.kind = k.kind \
-             LIMIT 1) r")
-            .bind(services)
-            .bind(slots)
-            .bind(regions)
-            .bind(kinds)
-            .fetch_all(&mut *locked.tx)
-            .await
-            .map_err(from_sqlx)?;
-        let stored = read.iter().map(|row| {
-            let place = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-            Ok((place, row.try_get::<Option<i64>, _>(4)?.map(|applied| Applied(rows::counter(applied)))))
-        });
-        stored.collect::<sqlx::Result<_>>().map_err(from_sqlx)
     }
-
-    /// Sorts out what is stored already, and folds the rest into the service's state.
-    #[expect(clippy::too_many_arguments, reason = "all that one service's fold needs and adds to")]
-    fn fold(
-        &self,
-        id: ServiceId,
-        mut state: State<Thresholds>,
-        mut kept: Kept,
-        results: BTreeMap<ResultKey, ProbeResult>,
-        stored: &Stored,
-        now: Timestamp,
-        draft: &mut Draft,
-    ) {
-        let mut fresh = Vec::with_capacity(results.len());
-        for result in results.into_values() {
-            match self.place(&result.id).and_then(|place| stored.get(&place)) {
-                Some(applied) => {
-                    draft.recorded.repeated += 1;
-                    draft.repeated.extend(applied.map(|applied| (id, applied)));
-                }
-                None => fresh.push(result),
-            }
-        }
-        let Some(newest) = fresh.iter().map(|result| result.id.slot).max() else { return };
-        kept.stored_through = kept.stored_through.max(newest.as_millis());
-        // Most results lead to no entry, so names are read only for those that do.
-        let nameless = ServiceLabel { id, name: "".into(), group: None, tags: BTreeMap::new() };
-        let mut folded = fold_results(&mut state, &nameless, now, fresh);
-        if folded.entries.iter().any(|entry| matches!(entry.event, LogEvent::Transition(_))) {
-            kept.since = now;
-        }
-        kept.look_at = look_at(&state, &kept);
-        if folded.hint == Hint::ProbeSooner {
-            draft.recorded.sooner.push(id);
-        }
-        draft.recorded.inserted += folded.results.len();
-        for (result, applied) in &folded.results {
-            draft.results.push(result, self.regions.known(&result.id.region).unwrap_or_default(), *applied);
-        }
-        draft.entries.append(&mut folded.entries);
-        draft.states.push(id, &state, &kept);
+    let Some(newest) = fresh.iter().map(|result| result.id.slot).max() else { return Ok(()) };
+    kept.stored_through = kept.stored_through.max(newest.as_millis());
+    // Most results lead to no entry, so names are read only for those that do.
+    let nameless = ServiceLabel { id, name: "".into(), group: None, tags: BTreeMap::new() };
+    let mut folded = fold_results(&mut state, &nameless, now, fresh);
+    if folded.entries.iter().any(|entry| matches!(entry.event, LogEvent::Transition(_))) {
+        kept.since = now;
     }
+    kept.look_at = look_at(&state, &kept);
+    if folded.hint == Hint::ProbeSooner {
+        draft.recorded.sooner.push(id);
+    }
+    draft.recorded.inserted += folded.results.len();
+    for (result, applied) in &folded.results {
+        let region = known.regions.get(&result.id.region).ok_or_else(outdated)?;
+        draft.results.push(result, *region, *applied);
+    }
+    draft.entries.append(&mut folded.entries);
+    draft.states.push(id, &state, &kept);
+    Ok(())
 }
 
 /// The state that a locked row holds, or why nothing can be recorded for its service.

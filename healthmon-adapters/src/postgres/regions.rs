@@ -16,12 +16,26 @@ use super::{
     error::{bad_row, from_sqlx},
 };
 
+/// Regions and their numbers.
+pub(super) type Numbers = HashMap<Region, i16>;
+
 #[derive(Debug, Default)]
-pub(super) struct Regions(RwLock<HashMap<Region, i16>>);
+pub(super) struct Regions(RwLock<Numbers>);
 
 impl Regions {
-    pub(super) fn known(&self, region: &Region) -> Option<i16> {
+    fn known(&self, region: &Region) -> Option<i16> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(region).copied()
+    }
+
+    /// The numbers of all these regions as they are now, or nothing when one is not known.
+    pub(super) fn of<'a>(&self, keys: impl Iterator<Item = &'a ResultKey>) -> Option<Numbers> {
+        let mut numbers = Numbers::new();
+        for key in keys {
+            if !numbers.contains_key(&key.region) {
+                numbers.insert(key.region.clone(), self.known(&key.region)?);
+            }
+        }
+        Some(numbers)
     }
 
     /// Forgets all numbers: those given last may be gone with a server that failed.

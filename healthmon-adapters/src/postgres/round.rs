@@ -20,6 +20,9 @@ use super::{
 
 /// How many changes are read at a time.
 const PAGE: usize = 5_000;
+/// How many shards are claimed at a time by a scheduler that has some.
+const CLAIMED_AT_ONCE: usize = 8;
+
 /// What a round is to do.
 pub(super) struct Ask {
     /// Leases to renew, when it is time for that.
@@ -105,17 +108,38 @@ async fn run(postgres: Postgres, claims: Claims, ask: Ask) -> Result<Answer, Sto
         }
         let share = usize::from(shards.get()).div_ceil(claims.live(&mut tx).await?);
         let held = renewal.as_ref().map_or(ask.held, |renewal| renewal.held.len());
-        let claimed = match share.saturating_sub(held) {
+        let wanted = share.saturating_sub(held);
+        // Loading their services holds up the next renewal: with leases to lose, a few at a time.
+        let claimed = match if held == 0 { wanted } else { wanted.min(CLAIMED_AT_ONCE) } {
             0 => Vec::new(),
-            more => claims.claim(&mut tx, shards, more).await?,
+            some => claims.claim(&mut tx, shards, some).await?,
         };
         tx.commit().await.map_err(from_sqlx)?;
         Ok((renewal, share, claimed))
     };
     let (renewal, share, claimed) = soon(ask.patience, leases).await?;
-    let claimed = load(&postgres, claimed, ask.now).await?;
+    let loaded = soon(Round::LIMIT, load(&postgres, claimed.clone(), ask.now)).await;
+    let claimed = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            give_back(&postgres, &claims, &claimed, ask.patience).await;
+            return Err(error);
+        }
+    };
     let changed = changes(&postgres, ask.feed, ask.patience).await?;
     Ok(Answer { began, renewal, share, claimed, released: ask.release, changed })
+}
+
+/// Gives back shards whose services could not be read: another may have more luck.
+async fn give_back(postgres: &Postgres, claims: &Claims, claimed: &[Standing], patience: Duration) {
+    let released = soon(patience, async {
+        let mut tx = postgres.begin().await?;
+        claims.release(&mut tx, claimed).await?;
+        tx.commit().await.map_err(from_sqlx)
+    });
+    if let Err(error) = released.await {
+        tracing::warn!(%error, shards = claimed.len(), "could not give shards back; their leases will run out");
+    }
 }
 
 /// The active services of newly claimed shards, ready to be emitted from where the last owner stopped.
@@ -127,7 +151,8 @@ async fn load(postgres: &Postgres, standings: Vec<Standing>, now: Timestamp) -> 
         if let Some(through) = standing.emitted_through {
             emitter.go_on_after(through.max(oldest));
         }
-        Held { claim: standing.claim, seen: Revision(0), emitter, next: None }
+        let handed_over = standing.emitted_through;
+        Held { claim: standing.claim, seen: Revision(0), emitter, handed_over, next: None }
     };
     let mut claimed: Vec<Held> = standings.into_iter().map(held).collect();
     claimed.sort_by_key(|held| held.claim.shard);
@@ -174,11 +199,14 @@ async fn changes(
     Ok(changed)
 }
 
-/// The next changes; a row that cannot be understood has its revision only.
+/// The next changes; a row that cannot be understood has its revision only. One look into the index
+/// for each shard: asked for all of them at once, the planner goes through every service there is, by
+/// revision, to find that there is nothing new.
 async fn page(postgres: &Postgres, feed: &[(Shard, Revision)]) -> Result<Vec<(Revision, Option<Service>)>, StoreError> {
     let text = format!(
-        "SELECT {SERVICE_COLUMNS} FROM unnest($1::smallint[], $2::bigint[]) u (shard, seen) \
-         JOIN services s ON s.shard = u.shard AND s.revision > u.seen ORDER BY s.revision LIMIT {PAGE}"
+        "SELECT {SERVICE_COLUMNS} FROM unnest($1::smallint[], $2::bigint[]) u (shard, seen) CROSS JOIN LATERAL \
+         (SELECT * FROM services n WHERE n.shard = u.shard AND n.revision > u.seen ORDER BY n.revision LIMIT {PAGE}) s \
+         ORDER BY s.revision LIMIT {PAGE}"
     );
     let numbers: Vec<i16> = feed.iter().map(|(shard, _)| shard.0.cast_signed()).collect();
     let seen: Vec<i64> = feed.iter().map(|(_, seen)| rows::number(seen.0)).collect();

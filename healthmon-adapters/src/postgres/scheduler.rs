@@ -84,6 +84,8 @@ pub struct PostgresScheduler {
     claims: Claims,
     options: SchedulerOptions,
     told: AtomicBool,
+    /// Whether the queue has all that was emitted.
+    dealt_with: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -113,13 +115,15 @@ pub(super) struct Held {
     /// Its services are known up to this revision.
     pub(super) seen: Revision,
     pub(super) emitter: Emitter,
+    /// Up to where the queue has what was emitted: a successor goes on there.
+    pub(super) handed_over: Option<Timestamp>,
     /// When there is something to emit, at the earliest; none when it must be asked.
     pub(super) next: Option<Timestamp>,
 }
 
 impl Held {
     fn standing(&self) -> Standing {
-        Standing { claim: self.claim, emitted_through: self.emitter.emitted_through() }
+        Standing { claim: self.claim, emitted_through: self.handed_over }
     }
 }
 
@@ -146,11 +150,15 @@ impl PostgresScheduler {
         let mut tx = postgres.begin().await?;
         claims.prepare(&mut tx, postgres.shards()).await?;
         tx.commit().await.map_err(from_sqlx)?;
-        Ok(Self { postgres, claims, options, told: AtomicBool::new(true), inner: Mutex::default() })
+        let (told, dealt_with, inner) = (AtomicBool::new(true), AtomicBool::new(true), Mutex::default());
+        Ok(Self { postgres, claims, options, told, dealt_with, inner })
     }
 
     async fn due_now(&self, now: Timestamp, max: usize) -> Result<Due, SchedulerError> {
         let mut inner = self.inner.lock().await;
+        // Whoever asks again has dealt with what was answered before.
+        inner.hand_over();
+        self.dealt_with.store(false, Ordering::Release);
         let lost = self.keep_up(&mut inner, now).await?;
         if lost > 0 {
             tracing::warn!(shards = lost, "another scheduler has taken over shards");
@@ -300,10 +308,15 @@ impl PostgresScheduler {
 
     async fn release_now(&self) -> Result<(), SchedulerError> {
         let mut inner = self.inner.lock().await;
+        if self.dealt_with.load(Ordering::Acquire) {
+            inner.hand_over();
+        }
         if let Some(round) = &mut inner.round {
             // What it is claiming is to be released too.
             let answer = timeout(PATIENCE_FOR_TRUST, round.answer()).await.unwrap_or_else(|_| Err(silent()));
-            self.learn(&mut inner, answer, Timestamp::default())?;
+            if let Err(error) = self.learn(&mut inner, answer, Timestamp::default()) {
+                tracing::debug!(%error, "the last round told nothing");
+            }
         }
         tracing::info!(shards = inner.held.len(), "gives its shards back");
         let standings: Vec<Standing> = inner.held.values().map(Held::standing).chain(inner.leaving.clone()).collect();
@@ -311,6 +324,7 @@ impl PostgresScheduler {
         let released = async {
             let mut tx = self.postgres.begin().await?;
             self.claims.release(&mut tx, &standings).await?;
+            self.claims.release_rest(&mut tx).await?;
             self.claims.leave(&mut tx).await?;
             tx.commit().await.map_err(from_sqlx)
         };
@@ -338,6 +352,12 @@ fn unusable(error: StoreError) -> SchedulerError {
 }
 
 impl Inner {
+    fn hand_over(&mut self) {
+        for held in self.held.values_mut() {
+            held.handed_over = held.emitter.emitted_through();
+        }
+    }
+
     fn emit(&mut self, now: Timestamp, max: usize) -> Due {
         let (mut probes, mut missed, mut next) = (Vec::new(), 0, now.after(HUNGRY_PERIOD));
         let (turn, mut shards_that_gave) = (self.turn, 0);
@@ -373,6 +393,10 @@ impl Inner {
 impl Scheduler for PostgresScheduler {
     async fn due(&self, now: Timestamp, max: NonZeroUsize) -> Result<Due, SchedulerError> {
         self.due_now(now, max.get()).await
+    }
+
+    fn dealt_with(&self) {
+        self.dealt_with.store(true, Ordering::Release);
     }
 
     fn services_changed(&self) {

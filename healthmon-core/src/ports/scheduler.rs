@@ -56,6 +56,10 @@ pub trait Scheduler: Send + Sync {
     /// See [`SchedulerError`].
     async fn due(&self, now: Timestamp, max: NonZeroUsize) -> Result<Due, SchedulerError>;
 
+    /// Tells it that the queue has taken all probes of the last answer, or that they are given up.
+    /// Without this, `release` leaves those probes to whoever goes on.
+    fn dealt_with(&self) {}
+
     /// Tells it that services have changed: the next call of [`due`](Self::due) looks at once.
     /// Without this it looks each second.
     fn services_changed(&self);

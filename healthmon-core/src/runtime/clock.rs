@@ -15,7 +15,9 @@ use crate::{
 ///
 /// When the wall clock is set forward, this clock follows at once. When it is set back, this one
 /// goes on at nine tenths of its pace until the wall clock has caught up: a slot that was planned
-/// is never planned again. A clock that follows a store takes no notice of steps of this machine's.
+/// is never planned again. A clock that follows a store takes no notice of steps of this machine's;
+/// when it begins to follow one it shows the store's time at once, be that earlier or later, for
+/// until then nothing was planned.
 #[derive(Debug)]
 pub struct SystemClock {
     last: Mutex<(Instant, Timestamp)>,
@@ -41,12 +43,18 @@ impl SystemClock {
         let way = asked.elapsed();
         let (middle, shown) = (asked + way / 2, self.shown_at(asked + way / 2));
         let off_us = theirs.as_micros() - shown.as_micros();
+        // Both at once, in the order in which reading the clock takes them.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let mut anchor = self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
-        if says_something(off_us, way) || anchor.is_none() {
+        let first = anchor.is_none();
+        if says_something(off_us, way) || first {
             if off_us.abs() >= 1_000_000 {
                 tracing::warn!(off_ms = off_us / 1_000, "this process's clock was off by the store's");
             }
             *anchor = Some((middle, theirs));
+        }
+        if first {
+            *last = (middle, theirs);
         }
         Ok(())
     }
@@ -150,8 +158,7 @@ mod tests {
         let clock = SystemClock::new();
         assert!(clock.now() > at.after(Duration::from_hours(24)));
         clock.follow(&store).await.unwrap();
-        // It does not run backwards, so what it follows is looked at.
-        let off = clock.shown_at(Instant::now()).as_micros() - store.now().await.unwrap().as_micros();
+        let off = clock.now().as_micros() - store.now().await.unwrap().as_micros();
         assert!(off.abs() < 1_000_000, "{off} µs off");
     }
 }

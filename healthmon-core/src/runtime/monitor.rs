@@ -351,6 +351,7 @@ impl Monitor {
         let shared = &self.handle.shared;
         Sweeper {
             store: Arc::clone(&shared.store),
+            queue: Arc::clone(&shared.queue),
             broadcaster: Arc::clone(&shared.broadcaster),
             vitals: Arc::clone(&shared.vitals),
             period: self.tuning.sweep_period,

@@ -1,6 +1,6 @@
 //! Takes results off the queue and records them; what that changes is broadcast.
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{collections::HashSet, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -8,14 +8,19 @@ use tokio_util::sync::CancellationToken;
 use super::Vitals;
 use crate::{
     ports::{
-        Broadcaster, Clock, ConsumerId, Hint, ProbeQueue, Recorded, ResultDelivery, ResultStore, SetAside, StoreError,
+        Broadcaster, Clock, ConsumerId, Hint, ProbeQueue, Recorded, ResultDelivery, ResultKey, ResultStore, SetAside,
+        StoreError,
     },
-    probe::{Kind, Outcome, ProbeResult},
+    probe::{Kind, Outcome, ProbeId, ProbeResult},
     status::{LogEntry, LogEvent, Status},
 };
 
 /// How often a transaction that waits for company looks whether something urgent has come.
 const LOOK: Duration = Duration::from_millis(25);
+/// How long results whose time has not come for the store are kept for it, and how often they are
+/// offered.
+const EARLY_PATIENCE: Duration = Duration::from_mins(15);
+const EARLY_PAUSE: Duration = Duration::from_millis(500);
 
 fn is_urgent(delivery: &ResultDelivery) -> bool {
     let result = &delivery.result;
@@ -129,12 +134,18 @@ impl Recorder {
     /// Records all of `results`. A batch that the store refuses is halved until the one it
     /// refuses is found, so that one bad row holds up nobody.
     async fn record(&self, results: Vec<ProbeResult>) {
-        let mut parts = vec![results];
+        let (mut parts, begun) = (vec![results], Instant::now());
         while let Some(part) = parts.pop() {
             match self.store.record(part.clone()).await {
-                Ok(recorded) => {
+                Ok(mut recorded) => {
+                    let early = self.early(&mut recorded, &part, begun);
                     self.vitals.recorded(self.clock.now(), &part, &recorded);
                     self.tell(recorded);
+                    if !early.is_empty() {
+                        tracing::warn!(results = early.len(), "the store's clock is behind; the results are kept");
+                        parts.push(early);
+                        tokio::time::sleep(EARLY_PAUSE).await;
+                    }
                 }
                 Err(StoreError::Refused(error)) if part.len() == 1 => {
                     self.vitals.set_aside(SetAside::Refused);
@@ -157,6 +168,27 @@ impl Recorder {
                 }
             }
         }
+    }
+
+    /// Takes out what was set aside because its slot is ahead of the store's time while by this node's
+    /// it is not: a standby whose clock is behind has taken over. Its time will come.
+    fn early(&self, recorded: &mut Recorded, part: &[ProbeResult], begun: Instant) -> Vec<ProbeResult> {
+        let latest = self.clock.now().after(ResultKey::AHEAD);
+        let waits = |id: &ProbeId, why| {
+            why == SetAside::Ahead && id.slot.time() <= latest && begun.elapsed() < EARLY_PATIENCE
+        };
+        if !recorded.set_aside.iter().any(|(id, why)| waits(id, *why)) {
+            return Vec::new();
+        }
+        let mut early = HashSet::new();
+        recorded.set_aside.retain(|(id, why)| {
+            let waits = waits(id, *why);
+            if waits {
+                early.insert(id.clone());
+            }
+            !waits
+        });
+        part.iter().filter(|result| early.contains(&result.id)).cloned().collect()
     }
 
     fn tell(&self, recorded: Recorded) {

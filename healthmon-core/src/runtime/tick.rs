@@ -26,6 +26,14 @@ pub struct Tick {
     pub batch: NonZeroUsize,
 }
 
+/// What is left of probes that were to be put on the queue.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InHand {
+    Nothing,
+    /// Some that it has not taken.
+    Probes,
+}
+
 impl Tick {
     /// Runs until `stop`, then gives the claims back.
     pub async fn run(self, stop: CancellationToken) {
@@ -69,8 +77,8 @@ impl Tick {
                 if due.missed > 0 {
                     tracing::warn!(slots = due.missed, "slots were missed and are skipped");
                 }
-                if !due.probes.is_empty() {
-                    self.enqueue(due.probes, stop).await;
+                if due.probes.is_empty() || self.enqueue(due.probes, stop).await == InHand::Nothing {
+                    self.scheduler.dealt_with();
                 }
                 due.next.since(self.clock.now())
             }
@@ -91,7 +99,7 @@ impl Tick {
 
     /// Offers the probes until the queue takes them, it says that they are not wanted, or they are
     /// too old to be begun.
-    async fn enqueue(&self, mut probes: Vec<Probe>, stop: &CancellationToken) {
+    async fn enqueue(&self, mut probes: Vec<Probe>, stop: &CancellationToken) -> InHand {
         let mut piece = probes.len();
         loop {
             piece = piece.clamp(1, probes.len());
@@ -103,7 +111,7 @@ impl Tick {
                     self.vitals.enqueued(self.clock.now(), &probes[..piece], enqueued);
                     probes.drain(..piece);
                     if probes.is_empty() {
-                        return;
+                        return InHand::Nothing;
                     }
                     continue;
                 }
@@ -130,10 +138,10 @@ impl Tick {
                 tracing::warn!(slots = before - probes.len(), "slots were missed while the queue took nothing");
             }
             if probes.is_empty() {
-                return;
+                return InHand::Nothing;
             }
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return InHand::Probes,
                 () = tokio::time::sleep(pause.max(Duration::from_millis(1))) => {}
             }
         }
