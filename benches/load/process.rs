@@ -78,6 +78,11 @@ impl Report {
         self.probes as f64 / self.wall_us.max(1) as f64 * 1e6
     }
 
+    /// What a child handed over.
+    pub(crate) fn of(line: &str) -> Self {
+        serde_json::from_str(line).expect("a report from the child")
+    }
+
     /// Hands the report to the parent.
     pub(crate) fn send(&self) {
         println!("{}", serde_json::to_string(self).expect("plain data"));
@@ -114,7 +119,7 @@ impl Child {
     }
 
     pub(crate) fn report(self) -> Report {
-        serde_json::from_str(&self.line()).expect("a report from the child")
+        Report::of(&self.line())
     }
 }
 

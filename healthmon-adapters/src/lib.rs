@@ -11,6 +11,8 @@ pub mod redis;
 pub mod secrets;
 #[cfg(feature = "servers")]
 pub mod servers;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod services;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

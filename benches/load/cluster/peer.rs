@@ -132,7 +132,9 @@ fn answer(connection: &mut BufReader<TcpStream>) -> Vec<u8> {
         Some(length) => take(connection, length),
         None => loop {
             let size = usize::from_str_radix(&line(connection), 16).expect("a chunk's size");
-            take(connection, size + 2);
+            take(connection, size);
+            // Each chunk ends with a line's end.
+            line(connection);
             if size == 0 {
                 break;
             }

@@ -13,7 +13,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::{
     Options,
-    accounts::{Account, Books, Spent},
+    accounts::{Account, Books},
     database::Crowd,
     note_load, stack, wait,
 };
@@ -39,8 +39,10 @@ pub(crate) fn postgres(options: &Options<'_>) {
             Child::start("role-record", &[role.to_owned(), url, number(services), number(batch), number(seconds)]);
         child.line();
         let books = Books::read(std::slice::from_ref(&account));
-        let report = child.report();
-        let spent: Spent = books.until(&Books::read(std::slice::from_ref(&account)));
+        // It stays until the books are closed: what a connection used is hard to find once it has ended.
+        let report = Report::of(&child.line());
+        let spent = books.until(&Books::read(std::slice::from_ref(&account)));
+        drop(child);
         println!(
             "{what}, {batch} at a time: {:.0} results/s; CPU a result: own {:.2} us, PostgreSQL {:.2} us",
             report.per_second(),
@@ -92,6 +94,7 @@ pub(crate) async fn run(args: &[&str]) {
     }
     let usage = Usage::now().since(before);
     Report { probes: done, wall_us: begin.elapsed().as_micros() as u64, usage, ..Report::default() }.send();
+    std::future::pending::<()>().await;
 }
 
 fn result((service, slot): (u64, Slot)) -> ProbeResult {

@@ -1,7 +1,10 @@
 //! The processes of a deployment: who is there, what each says of itself, and its number in the ids
 //! of the services that it registers.
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    time::Duration,
+};
 
 use healthmon_core::{id::ClaimEpoch, ports::StoreError, shard::Shard};
 use serde_json::Value;
@@ -172,16 +175,19 @@ impl PostgresNodes {
 
 async fn take_number(postgres: &Postgres, name: &str, lease: Duration, report: &Value) -> Result<u16, StoreError> {
     // Two that begin together may choose the same number: one of them finds it taken, and looks again.
+    // Each begins at a number of its own, so that a crowd does not choose alike again and again.
+    let start = RandomState::new().build_hasher().finish() % 1024;
     for _ in 0..16 {
         let mut tx = postgres.begin().await?;
         let row = sql("INSERT INTO nodes SELECT n, $1, clock_timestamp() + $2, $3 FROM generate_series(0, 1023) n \
              WHERE NOT EXISTS (SELECT 1 FROM nodes WHERE number = n AND lease_until > clock_timestamp()) \
-             ORDER BY n LIMIT 1 ON CONFLICT (number) DO UPDATE \
+             ORDER BY (n + $4) % 1024 LIMIT 1 ON CONFLICT (number) DO UPDATE \
              SET name = excluded.name, lease_until = excluded.lease_until, report = excluded.report \
              WHERE nodes.lease_until <= clock_timestamp() RETURNING number")
         .bind(name)
         .bind(lease)
         .bind(report)
+        .bind(i32::try_from(start).unwrap_or(0))
         .fetch_optional(&mut *tx)
         .await
         .map_err(from_sqlx)?;

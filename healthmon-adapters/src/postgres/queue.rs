@@ -20,7 +20,7 @@ mod services;
 use std::{
     num::NonZeroUsize,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -47,9 +47,9 @@ use super::{
     connect::{bounded, sql},
     error::from_sqlx,
 };
+use crate::services::Services;
 use probes::Room;
 use results::Drains;
-use services::Services;
 
 /// The database's time in microseconds, the same throughout a statement, so that indexes serve it.
 const NOW: &str = "(SELECT (extract(epoch FROM statement_timestamp()) * 1000000)::bigint)";
@@ -73,7 +73,7 @@ pub struct PostgresProbeQueue {
     /// Those whose probes are pulled here.
     regions: Vec<Region>,
     limits: QueueLimits,
-    services: Services,
+    services: Services<Arc<str>>,
     room: Mutex<Room>,
     drains: Drains,
     probes_came: Waiting,
@@ -145,7 +145,7 @@ impl PostgresProbeQueue {
             postgres,
             regions,
             limits,
-            services: Services::default(),
+            services: Services::new(),
             room: Mutex::default(),
             drains: Drains::default(),
             probes_came: Waiting::default(),

@@ -59,7 +59,15 @@ impl PostgresResultStore {
         let stored = stored(&mut locked, &batch, &regions).await?;
         for (id, results) in batch {
             match opened(locked.states.remove(&id))? {
-                Ok((state, kept)) => fold(id, state, kept, results, &Known { regions: &regions, stored: &stored }, locked.now, &mut draft)?,
+                Ok((state, kept)) => fold(
+                    id,
+                    state,
+                    kept,
+                    results,
+                    &Known { regions: &regions, stored: &stored },
+                    locked.now,
+                    &mut draft,
+                )?,
                 Err(why) => draft.recorded.set_aside.extend(results.into_values().map(|result| (result.id, why))),
             }
         }

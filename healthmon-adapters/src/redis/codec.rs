@@ -4,11 +4,7 @@
 //! byte for the version, then postcard. Payloads of a version this program does not know are left
 //! to nobody: the probe is given up, see [`probes`](super::probes).
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use healthmon_core::{
@@ -20,48 +16,25 @@ use healthmon_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::services::Services;
+
 const VERSION: u8 = 1;
 /// version, start-by in µs, slot in ms, timeout in ms, kind, service; scripts know the first four.
 const HEAD: usize = 1 + 8 + 8 + 4 + 1 + 8;
 /// Then whether there is a claim: 0, or 1, shard and epoch.
 const CLAIM: usize = 2 + 8;
-/// How many bytes of services are kept, on either side.
-const KEPT: usize = 32 << 20;
 
 /// A payload that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("unreadable: of another version, or not healthmon's")]
 pub(super) struct Unreadable;
 
-/// Something kept of services, up to a number of bytes.
-struct Kept<T> {
-    by_id: HashMap<ServiceId, T>,
-    bytes: usize,
-}
-
-impl<T> Kept<T> {
-    fn new() -> Self {
-        Self { by_id: HashMap::new(), bytes: 0 }
-    }
-
-    fn keep(&mut self, id: ServiceId, bytes: usize, what: T) {
-        // All at once, and rarely: what is needed comes back with its next probe.
-        if self.bytes + bytes > KEPT {
-            self.by_id.clear();
-            self.bytes = 0;
-        }
-        // One that is replaced is counted twice until then.
-        self.bytes += bytes;
-        self.by_id.insert(id, what);
-    }
-}
-
 /// Writes probes; a service is encoded once for as long as it is the same.
-pub(super) struct Encoder(Mutex<Kept<(Arc<Service>, Bytes)>>);
+pub(super) struct Encoder(Services<Bytes>);
 
 impl Encoder {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Kept::new()))
+        Self(Services::new())
     }
 
     /// Writes `probes` one after the other; returns where each ends.
@@ -70,7 +43,7 @@ impl Encoder {
         probes: impl Iterator<Item = &'a Probe>,
         out: &mut BytesMut,
     ) -> Result<Vec<usize>, serde_json::Error> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.kept();
         let mut ends = Vec::with_capacity(probes.size_hint().0);
         for probe in probes {
             out.put_u8(VERSION);
@@ -88,15 +61,8 @@ impl Encoder {
                     out.put_u64(claim.epoch.0);
                 }
             }
-            let service = &probe.service;
-            match kept.by_id.get(&service.id) {
-                Some((known, json)) if Arc::ptr_eq(known, service) || known == service => out.extend_from_slice(json),
-                _ => {
-                    let json = Bytes::from(serde_json::to_vec(&**service)?);
-                    out.extend_from_slice(&json);
-                    kept.keep(service.id, json.len(), (Arc::clone(service), json));
-                }
-            }
+            let json = kept.text(&probe.service, |service| serde_json::to_vec(service).map(Bytes::from))?;
+            out.extend_from_slice(json);
             ends.push(out.len());
         }
         Ok(ends)
@@ -104,11 +70,11 @@ impl Encoder {
 }
 
 /// Reads probes; a service is decoded once for as long as its bytes are the same.
-pub(super) struct Decoder(Mutex<Kept<(Bytes, Arc<Service>)>>);
+pub(super) struct Decoder(Services<Bytes>);
 
 impl Decoder {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Kept::new()))
+        Self(Services::new())
     }
 
     pub(super) fn decode(&self, region: &Region, payload: &[u8]) -> Result<Probe, Unreadable> {
@@ -128,19 +94,10 @@ impl Decoder {
     }
 
     fn service(&self, id: ServiceId, json: &[u8]) -> Result<Arc<Service>, Unreadable> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((bytes, service)) = kept.by_id.get(&id)
-            && bytes == json
-        {
-            return Ok(Arc::clone(service));
-        }
-        let service: Service = serde_json::from_slice(json).map_err(|_| Unreadable)?;
-        if service.id != id {
-            return Err(Unreadable);
-        }
-        let service = Arc::new(service);
-        kept.keep(id, json.len(), (Bytes::copy_from_slice(json), Arc::clone(&service)));
-        Ok(service)
+        self.0.kept().service(id, json, || {
+            let service: Service = serde_json::from_slice(json).map_err(|_| Unreadable)?;
+            if service.id == id { Ok((service, Bytes::copy_from_slice(json))) } else { Err(Unreadable) }
+        })
     }
 }
 

@@ -17,8 +17,9 @@ use crate::{
 const HEAD_PERIOD: Duration = Duration::from_secs(1);
 /// How many entries are read from the log at a time.
 const LOG_PAGE: NonZeroUsize = NonZeroUsize::new(500).unwrap();
-/// How often a manual probe's result is looked for.
+/// How often a manual probe's result is looked for: at first, and after a while.
 const RESULT_PERIOD: Duration = Duration::from_millis(10);
+const RESULT_PERIOD_MOST: Duration = Duration::from_millis(500);
 
 /// Why a handle could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -204,11 +205,13 @@ impl Handle {
         let patience = probe.start_by.since(shared.clock.now()) + service.settings.timeout.get() + HEAD_PERIOD;
         shared.queue.enqueue(vec![probe]).await?;
         let found = async {
+            let mut pause = RESULT_PERIOD;
             loop {
                 if let Some(result) = shared.store.result(&probe_id).await? {
                     return Ok(result);
                 }
-                tokio::time::sleep(RESULT_PERIOD).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 5 / 4).min(RESULT_PERIOD_MOST);
             }
         };
         tokio::time::timeout(patience, found).await.map_err(|_| HandleError::NoResult(patience))?

@@ -174,9 +174,8 @@ impl Recorder {
     /// it is not: a standby whose clock is behind has taken over. Its time will come.
     fn early(&self, recorded: &mut Recorded, part: &[ProbeResult], begun: Instant) -> Vec<ProbeResult> {
         let latest = self.clock.now().after(ResultKey::AHEAD);
-        let waits = |id: &ProbeId, why| {
-            why == SetAside::Ahead && id.slot.time() <= latest && begun.elapsed() < EARLY_PATIENCE
-        };
+        let waits =
+            |id: &ProbeId, why| why == SetAside::Ahead && id.slot.time() <= latest && begun.elapsed() < EARLY_PATIENCE;
         if !recorded.set_aside.iter().any(|(id, why)| waits(id, *why)) {
             return Vec::new();
         }

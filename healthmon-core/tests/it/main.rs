@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they ran")]
 
 mod blind;
+mod clock;
 mod drain;
 mod replay;
 mod summary;

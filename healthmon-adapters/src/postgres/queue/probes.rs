@@ -18,7 +18,7 @@ use super::{
         error::{bad_row, from_sqlx},
         rows,
     },
-    MOST, NOW, PostgresProbeQueue, at_most,
+    MOST, NOW, PostgresProbeQueue, at_most, services,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -74,7 +74,7 @@ impl PostgresProbeQueue {
     pub(super) async fn put_in(&self, mut probes: Vec<Probe>) -> Result<Option<Enqueued>> {
         // In one order everywhere, so that two who put in the same do not wait for each other.
         probes.sort_by(|a, b| a.id.cmp(&b.id));
-        let texts = self.services.write(probes.iter().map(|probe| &probe.service))?;
+        let texts = services::write(&self.services, probes.iter().map(|probe| &probe.service))?;
         let mut tx = self.postgres.begin_queueing().await?;
         if !self.has_room(&mut tx, probes.len()).await? {
             return Ok(None);
@@ -185,7 +185,7 @@ impl PostgresProbeQueue {
                 region: region.clone(),
                 kind: Kind::from_code(kind.into()).ok_or_else(|| bad_row(format_args!("kind {kind}")))?,
             };
-            let settings = self.services.read(service, row.try_get(7).map_err(from_sqlx)?)?;
+            let settings = services::read(&self.services, service, row.try_get(7).map_err(from_sqlx)?)?;
             let probe = Probe { id, service: settings, start_by: Timestamp::from_micros(long(2)?), claim };
             let delivery = u32::try_from(short(6)?).map_err(bad_row)?;
             // Only for telling hand-outs apart: a probe is found by what it is.
