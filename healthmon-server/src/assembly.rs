@@ -88,7 +88,7 @@ impl Backends {
             rollup_retention: config.rollup_retention,
             ..PostgresOptions::new(url.expose())
         };
-        let shared = patiently(|| Shared::open(&options, name, report, &clock)).await.map_err(refused)?;
+        let shared = patiently(|| Box::pin(Shared::open(&options, name, report, &clock))).await.map_err(refused)?;
         let Shared { postgres, store, scheduler, nodes } = shared;
         let regions = vec![config.region.clone()];
         let (queue, broadcaster): (Arc<dyn ProbeQueue>, Arc<dyn Broadcaster>) = match &config.queue {

@@ -67,7 +67,8 @@ async fn run(args: &ServeArgs, wanted: Option<watch::Wanted>) -> ExitCode {
         let config = args.to_config()?;
         tokio::pin!(stop);
         let server = tokio::select! {
-            server = Server::bind(config) => server?,
+            // Boxed: what it waits for lies many futures deep, and the compiler gives up at some depth.
+            server = Box::pin(Server::bind(config)) => server?,
             // The database may be waited for.
             () = stop.as_mut() => return Ok(ExitCode::SUCCESS),
         };

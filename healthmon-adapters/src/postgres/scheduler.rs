@@ -49,6 +49,9 @@ use super::{
 const ROUND_PERIOD: Duration = Duration::from_millis(250);
 /// The same while it has less than its share: another is about to give some up.
 const HUNGRY_PERIOD: Duration = Duration::from_millis(100);
+/// How often it asks to be called at the most: what falls due meanwhile goes to the queue together,
+/// which costs the queue, and those who wait on it, no more than a single probe does.
+const QUANTUM: Duration = Duration::from_millis(10);
 /// How long a call may wait for changes that it was told of.
 const PATIENCE_WHEN_TOLD: Duration = Duration::from_millis(250);
 /// How long a call may wait for leases without which it must not emit.
@@ -385,6 +388,8 @@ impl Inner {
         if shards_that_gave > 1 {
             probes.sort_by_key(|probe| probe.id.slot);
         }
+        // Each shard wants its turn at a moment of its own; all of them are served together.
+        let next = if next > now { next.max(now.after(QUANTUM)) } else { next };
         Due { probes, missed, next }
     }
 }

@@ -12,7 +12,7 @@ use crate::support::{ALL, Database, PgBouncer, an_hour_ago, assert_holds, batch,
 
 #[tokio::test]
 async fn ten_that_start_together_bring_the_schema_up_to_date_once() {
-    let database = Database::new().await;
+    let database = Database::empty().await;
     let all = (0..10).map(|_| Postgres::connect(PostgresOptions::new(&database.url)));
     for connected in futures_util::future::join_all(all).await {
         assert_eq!(connected.expect("connected").shards(), ShardCount::default());
@@ -21,7 +21,7 @@ async fn ten_that_start_together_bring_the_schema_up_to_date_once() {
 
 #[tokio::test]
 async fn ten_that_start_together_through_a_pooler_bring_the_schema_up_to_date_once() {
-    let database = Database::new().await;
+    let database = Database::empty().await;
     let bouncer = PgBouncer::before(&database.url);
     let all = (0..10).map(|_| Postgres::connect(PostgresOptions::new(bouncer.url(database.name()))));
     for connected in futures_util::future::join_all(all).await {
@@ -31,7 +31,7 @@ async fn ten_that_start_together_through_a_pooler_bring_the_schema_up_to_date_on
 
 #[tokio::test]
 async fn a_deployment_keeps_the_shards_that_it_began_with() {
-    let database = Database::new().await;
+    let database = Database::empty().await;
     let with = |count| PostgresOptions { shards: ShardCount::new(count).ok(), ..PostgresOptions::new(&database.url) };
     assert_eq!(Postgres::connect(with(16)).await.expect("connected").shards().get(), 16);
     let other = Postgres::connect(with(32)).await.expect_err("it has 16");
@@ -43,7 +43,7 @@ async fn a_deployment_keeps_the_shards_that_it_began_with() {
 
 #[tokio::test]
 async fn a_role_that_owns_its_database_and_nothing_else_is_enough() {
-    let database = Database::new().await;
+    let database = Database::empty().await;
     let role = format!("{}_owner", database.name());
     execute(&database.url, &format!("CREATE ROLE {role} LOGIN")).await;
     execute(&database.url, &format!("ALTER DATABASE {} OWNER TO {role}", database.name())).await;

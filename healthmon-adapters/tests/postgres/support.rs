@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use healthmon_adapters::{postgres::PostgresResultStore, servers::PrivatePostgres};
+use healthmon_adapters::{
+    postgres::{Postgres, PostgresOptions, PostgresResultStore},
+    servers::PrivatePostgres,
+};
 use healthmon_core::{
     engine::{Control, Input, State},
     id::{Applied, Region, Seq, ServiceId},
@@ -22,12 +25,16 @@ use healthmon_core::{
     time::Slot,
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio::sync::OnceCell;
+
+/// Names the server to use instead of a private one.
+const SERVER: &str = "HEALTHMON_TEST_POSTGRES_URL";
 
 /// The server that this binary's tests share: the one that the environment names, or a private one.
 /// It goes when the process ends.
 fn server_url(database: &str) -> String {
     static SHARED: OnceLock<PrivatePostgres> = OnceLock::new();
-    match std::env::var("HEALTHMON_TEST_POSTGRES_URL") {
+    match std::env::var(SERVER) {
         Ok(url) => {
             let (base, query) =
                 url.split_once('?').map_or((url.as_str(), String::new()), |(b, q)| (b, format!("?{q}")));
@@ -46,10 +53,32 @@ pub(crate) struct Database {
 }
 
 impl Database {
+    /// One with the schema in it, and no deployment begun.
     pub(crate) async fn new() -> Self {
+        if std::env::var_os(SERVER).is_some() {
+            // A template would be left over there.
+            return Self::empty().await;
+        }
+        static TEMPLATE: OnceCell<Database> = OnceCell::const_new();
+        let template = TEMPLATE.get_or_init(async || {
+            let template = Self::empty().await;
+            let postgres = Postgres::connect(PostgresOptions::new(&template.url)).await.expect("the schema is made");
+            postgres.close().await;
+            execute(&template.url, "DELETE FROM deployment").await;
+            template
+        });
+        Self::like(&template.await.name).await
+    }
+
+    /// One with nothing in it.
+    pub(crate) async fn empty() -> Self {
+        Self::like("template1").await
+    }
+
+    async fn like(template: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("healthmon_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        execute(&server_url("postgres"), &format!("CREATE DATABASE {name}")).await;
+        execute(&server_url("postgres"), &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
         Self { url: server_url(&name), name }
     }
 
@@ -60,6 +89,10 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
+        // A private server goes as a whole.
+        if std::env::var_os(SERVER).is_none() {
+            return;
+        }
         let sql = format!("DROP DATABASE {} WITH (FORCE)", self.name);
         // A drop cannot wait within the runtime that it happens in.
         let drop = move || {

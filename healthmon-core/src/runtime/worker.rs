@@ -21,6 +21,9 @@ const BACKSTOP: Duration = Duration::from_millis(100);
 const STALL: Duration = Duration::from_secs(1);
 /// How many results are handed to the queue at a time.
 const COMPLETIONS: usize = 512;
+/// How often results are handed over at the most, unless there are that many: what ends meanwhile
+/// goes together. One that comes after a quiet while goes at once.
+const HAND_OVER: Duration = Duration::from_millis(10);
 
 /// What the loop works with.
 pub struct Worker {
@@ -123,7 +126,17 @@ fn retry_after(error: &QueueError) -> Duration {
 /// Hands results over in batches until every sender is gone.
 async fn complete(queue: Arc<dyn ProbeQueue>, mut completions: mpsc::Receiver<Completion>) {
     let mut batch = Vec::with_capacity(COMPLETIONS);
+    let mut next = Instant::now();
     while completions.recv_many(&mut batch, COMPLETIONS).await > 0 {
+        let room = COMPLETIONS - batch.len();
+        if room > 0 && Instant::now() < next {
+            tokio::time::sleep_until(next).await;
+            let more = completions.len().min(room);
+            if more > 0 {
+                completions.recv_many(&mut batch, more).await;
+            }
+        }
+        next = Instant::now() + HAND_OVER;
         while let Err(error) = queue.complete(batch.clone()).await {
             tracing::warn!(%error, results = batch.len(), "cannot hand over results for now");
             tokio::time::sleep(retry_after(&error)).await;
