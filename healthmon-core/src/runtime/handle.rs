@@ -76,6 +76,12 @@ impl Handle {
         self.shared.vitals.signs(self.now())
     }
 
+    /// Where secrets stand in the options of services with this scheme: paths such as
+    /// `http.headers.*`. None when no prober here takes the scheme, so that anything may be one.
+    pub fn secrets(&self, scheme: &str) -> Option<&'static [&'static str]> {
+        self.shared.probers.secrets(scheme)
+    }
+
     /// Checks settings as registering would, without registering.
     ///
     /// # Errors
