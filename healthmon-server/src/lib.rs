@@ -13,8 +13,10 @@ pub mod config;
 mod http;
 mod hub;
 pub mod logging;
+pub mod probers;
 mod serve;
 pub mod settings;
+mod survey;
 pub mod watch;
 
 pub use config::Config;

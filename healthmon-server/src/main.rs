@@ -3,7 +3,8 @@
 use std::{process::ExitCode, sync::Arc};
 
 use healthmon_server::{
-    Server, auth, check,
+    Server, auth,
+    check::{self, Look},
     cli::{Command, ServeArgs},
     cluster::show,
     logging,
@@ -37,9 +38,13 @@ async fn main() -> ExitCode {
             Ok(wanted) => run(&args.serve, Some(wanted)).await,
             Err(error) => fail(USAGE, &error.to_string()),
         },
-        Command::Check(args) => match check::run(&args, &mut std::io::stdout().lock()).await {
+        Command::Check(args) => match check::run(&args, Look::of_stdout(), &mut std::io::stdout().lock()).await {
             Ok(status) => ExitCode::from(status),
             Err(error) => fail(USAGE, &error.to_string()),
+        },
+        Command::Reasons => match check::reasons(Look::of_stdout(), &mut std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(1, &error.to_string()),
         },
         Command::Cluster(args) => match show::run(&args, &mut std::io::stdout().lock()).await {
             Ok(()) => ExitCode::SUCCESS,
@@ -71,7 +76,7 @@ async fn run(args: &ServeArgs, wanted: Option<watch::Wanted>) -> ExitCode {
             // The database may be waited for.
             () = stop.as_mut() => return Ok(ExitCode::SUCCESS),
         };
-        if let Some(wanted) = wanted {
+        if let Some(wanted) = wanted.map(|wanted| wanted.from_regions(&server.regions())) {
             if let Err(error) = wanted.check(&server.handle()) {
                 return Ok(fail(USAGE, &error.to_string()));
             }

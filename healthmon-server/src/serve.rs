@@ -3,13 +3,11 @@
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::extract::ConnectInfo;
-use healthmon_adapters::{
-    http::{HttpProber, HttpProberConfig},
-    net::{AddressPolicy, Dialer, Loopback, tls::TlsSetupError},
-};
+use healthmon_adapters::{net::Dialer, secrets::SealingKeys};
 use healthmon_core::{
     ports::{Clock, StoreError},
     runtime::{BuildError, Handle, Monitor, Role, RunError, clock::SystemClock},
+    service::Regions,
 };
 use hyper::service::{Service, service_fn};
 use hyper_util::{
@@ -27,6 +25,7 @@ use crate::{
     config::{ConfigError, ServerRole},
     http::{self, Api, router},
     hub::Hub,
+    probers, survey,
 };
 
 /// Connections to the API at once; more wait to be accepted.
@@ -65,9 +64,9 @@ pub enum ServeError {
         /// What was wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The prober cannot be set up.
+    /// A prober cannot be set up.
     #[error(transparent)]
-    Tls(#[from] TlsSetupError),
+    Probers(#[from] probers::SetupError),
     /// The monitor cannot be put together.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -87,6 +86,8 @@ pub struct Server {
     roles: BTreeSet<ServerRole>,
     access: Arc<Gate>,
     history: Duration,
+    keys: Option<SealingKeys>,
+    regions: Regions,
 }
 
 impl Server {
@@ -96,6 +97,8 @@ impl Server {
     /// See [`ServeError`].
     pub async fn bind(config: Config) -> Result<Self, ServeError> {
         config.check()?;
+        let (secrets, keys) = (config.secrets.secrets(), config.secrets.sealing_keys());
+        let (secrets, keys) = (secrets.map_err(ConfigError::from)?, keys.map_err(ConfigError::from)?);
         let access = Arc::new(Gate::new(config.access.clone()).map_err(ConfigError::from)?);
         // Before anything is counted.
         http::metrics::recorder();
@@ -105,25 +108,25 @@ impl Server {
         let name: Arc<str> = config.node.clone().unwrap_or_else(|| format!("{}:{}", host(), address.port())).into();
         let report = NodeReport::new(&config.roles, &config.region, address, SystemClock::new().now());
         let backends = Backends::open(&config, &name, &report.to_json()).await?;
-        // Whoever can ask a server that listens on loopback for a probe of it could reach it anyway.
-        let loopback = if address.ip().is_loopback() { Loopback::Allowed } else { Loopback::Refused };
-        let dialer = Arc::new(Dialer::new(AddressPolicy::new(loopback)));
-        let prober = HttpProber::new(HttpProberConfig { dialer, ..HttpProberConfig::default() })?;
+        let shared = probers::Shared { dialer: Arc::new(Dialer::new(config.address_policy(address))), secrets };
         let mut builder = Monitor::builder()
             .store(Arc::clone(&backends.store))
             .queue(Arc::clone(&backends.queue))
             .scheduler(Arc::clone(&backends.scheduler))
             .broadcaster(Arc::clone(&backends.broadcaster))
             .clock(Arc::clone(&backends.clock) as Arc<dyn Clock>)
-            .prober(Arc::new(prober))
             .tuning(config.tuning)
-            .regions(config.known_regions())
+            .regions(config.known_regions()?)
             .name(&name);
+        for prober in probers::build(&shared)? {
+            builder = builder.prober(prober);
+        }
         if let Some(nodes) = &backends.nodes {
             builder = builder.node(nodes.number().await);
         }
-        let (history, monitor, roles) = (config.history(), builder.build()?, config.roles);
-        Ok(Self { listener, address, monitor, backends, name, report, roles, access, history })
+        let (history, monitor, regions, roles) =
+            (config.history(), builder.build()?, config.usual_regions(), config.roles);
+        Ok(Self { listener, address, monitor, backends, name, report, roles, access, history, keys, regions })
     }
 
     /// Where the API listens.
@@ -136,6 +139,11 @@ impl Server {
         Arc::clone(&self.access)
     }
 
+    /// From where services are probed that do not say it.
+    pub fn regions(&self) -> Regions {
+        self.regions.clone()
+    }
+
     /// What registers, pauses, lists and queries.
     pub fn handle(&self) -> Handle {
         self.monitor.handle()
@@ -146,11 +154,12 @@ impl Server {
     /// # Errors
     /// When the monitor stopped by itself.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { listener, address, monitor, backends, name, report, roles, access, history } = self;
+        let Self { listener, address, monitor, backends, name, report, roles, access, history, keys, regions } = self;
         let (closing, tasks, handle) = (CancellationToken::new(), TaskTracker::new(), monitor.handle());
         let hub = Arc::new(Hub::new(handle.clone()));
         if roles.contains(&ServerRole::Api) {
             tasks.spawn(Arc::clone(&hub).follow(closing.clone()));
+            tasks.spawn(survey::warn(handle.clone(), keys.clone(), closing.clone()));
         }
         tasks.spawn(http::metrics::upkeep(closing.clone()));
         if let Some(nodes) = &backends.nodes {
@@ -163,6 +172,8 @@ impl Server {
             hub,
             access,
             address,
+            keys,
+            regions,
             history,
             name,
             report: Arc::new(report),

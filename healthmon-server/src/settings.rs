@@ -1,13 +1,17 @@
 //! Settings by flag, by environment and by file, the earlier before the later.
 //!
 //! Each setting is defined once, as a flag: a file's keys are the long names of flags, and what it
-//! says becomes the flag's default, read by the flag's own parser. Only users and tokens have a
-//! form of their own there, under `access`:
+//! says becomes the flag's default, read by the flag's own parser. Only what belongs together
+//! stands together there, under `access` and `probing`:
 //!
 //! ```yaml
 //! listen: 0.0.0.0:8080
 //! database: /var/lib/healthmon/healthmon.db
 //! retention: 90days
+//! probing:
+//!   loopback: refused
+//!   deny: [10.0.0.0/8]
+//!   allow: [10.1.0.0/16]
 //! access:
 //!   users:
 //!     - name: ann
@@ -124,13 +128,13 @@ const SERVING: [&str; 2] = ["serve", "watch"];
 
 /// The command line with a file's settings as defaults.
 fn with_file(command: clap::Command, text: &str) -> Result<clap::Command, String> {
-    let File { entries, access } = File::read(text)?;
+    let File { entries, access, probing } = File::read(text)?;
     let mut defaults = Vec::new();
     for entry in &entries {
         let arg = setting(&command, entry)?;
         defaults.push((arg.get_id().clone(), default(&command, arg, entry)?));
     }
-    for (long, entry) in access.scalars() {
+    for (long, entry) in access.scalars().into_iter().chain(probing.scalars()) {
         let arg = every_arg(&command).find(|arg| arg.get_long() == Some(long)).ok_or("no such setting")?;
         defaults.push((arg.get_id().clone(), default(&command, arg, &entry)?));
     }
@@ -168,6 +172,9 @@ fn elsewhere(long: &str) -> Option<&'static str> {
         "allow-anonymous" => Some("access.allow_anonymous"),
         "metrics-access" => Some("access.metrics"),
         "allowed-origin" => Some("access.allowed_origins"),
+        "probe-loopback" => Some("probing.loopback"),
+        "probe-allow" => Some("probing.allow"),
+        "probe-deny" => Some("probing.deny"),
         _ => None,
     }
 }
@@ -184,7 +191,7 @@ fn setting<'a>(command: &'a clap::Command, entry: &Entry) -> Result<&'a Arg, Str
     }
     let longs = every_arg(command).filter_map(Arg::get_long).filter(|long| *long != "config");
     let mut known: Vec<String> = longs.filter(|long| elsewhere(long).is_none()).map(key).collect();
-    known.push("access".to_owned());
+    known.extend(["access".to_owned(), "probing".to_owned()]);
     let close = known
         .iter()
         .map(|known| (distance(known, &wanted), known))

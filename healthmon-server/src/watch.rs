@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use healthmon_core::{
     ports::ServiceFilter,
     runtime::Handle,
-    service::{FieldErrors, Interval, InvalidInterval, InvalidName, InvalidTarget, Label, ServiceSettings, Target},
+    service::{
+        FieldErrors, Interval, InvalidInterval, InvalidName, InvalidTarget, Label, Regions, ServiceSettings, Target,
+    },
 };
 
 use crate::cli::WatchArgs;
@@ -58,6 +60,13 @@ pub fn wanted(args: &WatchArgs) -> Result<Wanted, WatchError> {
 }
 
 impl Wanted {
+    /// The same, probed from these regions.
+    #[must_use]
+    pub fn from_regions(mut self, regions: &Regions) -> Self {
+        self.0.iter_mut().for_each(|settings| settings.regions = regions.clone());
+        self
+    }
+
     /// Checks that the monitor has what it needs to watch all of them.
     ///
     /// # Errors

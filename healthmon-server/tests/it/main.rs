@@ -11,6 +11,8 @@ mod guard;
 mod kill;
 mod lifecycle;
 mod matrix;
+mod regions;
+mod secrets;
 mod settings;
 mod shared;
 mod sockets;
