@@ -176,7 +176,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let password = std::env::var_os("HEALTHMON_SECRET_DB_PASSWORD").map(|_| variable("PASSWORD"));
             (url.clone(), json!({"user": variable("USER"), "password": password}))
         }
-        (None, Some(server)) => (format!("postgres://127.0.0.1:{}/postgres", server.port()), json!({"user": "healthmon"})),
+        (None, Some(server)) => {
+            (format!("postgres://127.0.0.1:{}/postgres", server.port()), json!({"user": "healthmon"}))
+        }
         (None, None) => unreachable!("one of them is there"),
     };
     let prober = PostgresPing { policy: AddressPolicy::new(Loopback::Allowed), secrets: Secrets::of_environment(None) };

@@ -34,7 +34,10 @@ pub struct SetupError {
 /// # Errors
 /// When one cannot be set up.
 pub fn build(shared: &Shared) -> Result<Vec<Arc<dyn Prober>>, SetupError> {
-    Ok(vec![Arc::new(http(shared).map_err(of("HTTP"))?)])
+    let dialer = || Arc::clone(&shared.dialer);
+    Ok(vec![Arc::new(
+        HttpProber::new(HttpProberConfig { dialer: dialer(), ..HttpProberConfig::default() }).map_err(of("http"))?,
+    )])
 }
 
 /// The same, by the schemes they take.
@@ -51,8 +54,4 @@ pub fn by_scheme(shared: &Shared) -> Result<Probers, SetupError> {
 
 fn of<E: Into<Box<dyn std::error::Error + Send + Sync>>>(prober: &'static str) -> impl FnOnce(E) -> SetupError {
     move |source| SetupError { prober, source: source.into() }
-}
-
-fn http(shared: &Shared) -> Result<HttpProber, impl Into<Box<dyn std::error::Error + Send + Sync>> + use<>> {
-    HttpProber::new(HttpProberConfig { dialer: Arc::clone(&shared.dialer), ..HttpProberConfig::default() })
 }

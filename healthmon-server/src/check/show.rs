@@ -368,7 +368,7 @@ mod tests {
   connect        10.000 ms  ████████████
   tls            20.000 ms              ████████████████████████
   first byte      9.000 ms                                      ██████████▊
-  rest            1.000 ms                                                ███
+  rest            1.000 ms                                                ██
 
   address     192.0.2.7:443
 
@@ -378,8 +378,7 @@ mod tests {
 
   certificate
   issuer      CN=An authority
-  names       shop.example, www.shop.example,
-              a-very-long-name.of-a-shop.example
+  names       shop.example, www.shop.example, a-very-long-name.of-a-shop.example
   valid       2025-10-01 to 2025-12-06
   chain       2 certificates
   expires     in 12 days
