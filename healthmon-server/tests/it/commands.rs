@@ -30,7 +30,7 @@ async fn check_shows_where_the_time_went_and_exits_by_the_outcome() {
     let failed = check(&["--expect-status", "2xx"]).await;
     assert_eq!(failed.status.code(), Some(1));
     let shown = text(&failed.stdout);
-    assert!(shown.starts_with("FAIL") && shown.contains("status: expected status 200-299, got 503"), "{shown}");
+    assert!(shown.starts_with("FAIL") && shown.contains("status: expected 200-299, got 503"), "{shown}");
     assert_eq!(check(&["--expect-status", "503", "--expect-body", "target says"]).await.status.code(), Some(0));
 
     let json: serde_json::Value = serde_json::from_slice(&check(&["--json"]).await.stdout).unwrap();
