@@ -34,10 +34,9 @@ pub struct SetupError {
 /// # Errors
 /// When one cannot be set up.
 pub fn build(shared: &Shared) -> Result<Vec<Arc<dyn Prober>>, SetupError> {
-    let dialer = || Arc::clone(&shared.dialer);
-    Ok(vec![Arc::new(
-        HttpProber::new(HttpProberConfig { dialer: dialer(), ..HttpProberConfig::default() }).map_err(of("http"))?,
-    )])
+    let (dialer, secrets) = (|| Arc::clone(&shared.dialer), || shared.secrets.clone());
+    let http = HttpProberConfig { dialer: dialer(), secrets: secrets(), ..HttpProberConfig::default() };
+    Ok(vec![Arc::new(HttpProber::new(http).map_err(of("http"))?)])
 }
 
 /// The same, by the schemes they take.

@@ -41,7 +41,7 @@ async fn a_failing_target_is_down_after_exactly_its_threshold_and_up_after_it_re
     assert_eq!((down["from"].as_str(), down["to"].as_str()), (Some("UP"), Some("DOWN")));
     assert_eq!(
         (down["reason"].as_str(), down["detail"].as_str()),
-        (Some("status"), Some("expected status 200-299, got 503"))
+        (Some("status"), Some("status: expected 200-299, got 503"))
     );
     target.answer(200);
     let up = events.transition().await;
