@@ -33,7 +33,7 @@ import yaml
 HEALTHMON = str(Path(sys.argv[1]).resolve())
 GIVEN = sys.argv[2:]
 SECRETS = {name: secrets.token_hex(16) for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD")}
-TOKEN = secrets.token_hex(32)
+TOKEN = f"hm_{secrets.token_urlsafe(32)}"
 SECRETS["HEALTHMON_TOKENS"] = f"admin:admin:{hashlib.sha256(TOKEN.encode()).hexdigest()}"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 # What the images stop by, where it is not SIGTERM.

@@ -7,6 +7,7 @@ mod api;
 mod clients;
 mod commands;
 mod credentials;
+mod deploy;
 mod guard;
 mod kill;
 mod lifecycle;
