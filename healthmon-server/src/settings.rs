@@ -19,6 +19,7 @@
 //!       sha256: "…"
 //!   metrics: open
 //!   allowed_origins: [https://status.example.org]
+//!   trusted_proxies: [10.1.2.0/24]
 //! ```
 
 mod file;
@@ -168,6 +169,7 @@ fn elsewhere(long: &str) -> Option<&'static str> {
         "allow-anonymous" => Some("access.allow_anonymous"),
         "metrics-access" => Some("access.metrics"),
         "allowed-origin" => Some("access.allowed_origins"),
+        "trusted-proxy" => Some("access.trusted_proxies"),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{
     AccessRole, InvalidPasswordHash, InvalidPrincipalName, InvalidRole, InvalidTokenHash, PasswordHash, PrincipalName,
-    TokenHash,
+    TokenHash, TrustedProxy,
 };
 
 /// As many users, and as many tokens, as there may be: each request's token is compared with all.
@@ -208,6 +208,8 @@ pub struct AccessSettings {
     pub metrics: MetricsAccess,
     /// Origins, beside the server's own, whose pages may use the API.
     pub origins: Vec<AllowedOrigin>,
+    /// Proxies that are believed when they say whose request they hand on.
+    pub proxies: Vec<TrustedProxy>,
 }
 
 /// Settings under which it would not be clear who may do what.

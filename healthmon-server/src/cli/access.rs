@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use crate::auth::{
-    AccessRole, AccessSettings, AllowedOrigin, Anonymous, ApiToken, Listed, MetricsAccess, PrincipalName, User,
+    AccessRole, AccessSettings, AllowedOrigin, Anonymous, ApiToken, Listed, MetricsAccess, PrincipalName, TrustedProxy, User,
 };
 
 /// Who may use the API.
@@ -27,6 +27,11 @@ pub struct AccessArgs {
     /// An origin whose pages may use the API, beside the server's own; may be given several times
     #[arg(long, value_delimiter = ',', env = "HEALTHMON_ALLOWED_ORIGIN", value_name = "ORIGIN")]
     pub allowed_origin: Vec<AllowedOrigin>,
+    /// A network of balancers or proxies in front: of whom they say in X-Forwarded-For, limits and
+    /// the log take a request to come. Without it all who come through one are one to the limits;
+    /// may be given several times
+    #[arg(long, value_delimiter = ',', env = "HEALTHMON_TRUSTED_PROXY", value_name = "NETWORK")]
+    pub trusted_proxy: Vec<TrustedProxy>,
 }
 
 impl AccessArgs {
@@ -38,6 +43,7 @@ impl AccessArgs {
             anonymous: if self.allow_anonymous { Anonymous::Admitted } else { Anonymous::Refused },
             metrics: self.metrics_access,
             origins: self.allowed_origin.clone(),
+            proxies: self.trusted_proxy.clone(),
         }
     }
 }

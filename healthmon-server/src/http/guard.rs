@@ -55,7 +55,8 @@ pub(super) async fn admit(State(guard): State<Arc<Guard>>, mut request: Request,
     let peer = request
         .extensions()
         .get()
-        .map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |peer: &ConnectInfo<SocketAddr>| peer.ip().to_canonical());
+        .map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |peer: &ConnectInfo<SocketAddr>| peer.ip());
+    let peer = guard.access.client(peer, request.headers());
     let principal = match guard.access.principal(request.headers(), peer).await {
         Ok(principal) => principal,
         Err(refused) => {

@@ -78,16 +78,19 @@ pub(super) struct AccessSection {
     metrics: Option<Spanned<Value>>,
     #[serde(alias = "allowed-origins")]
     allowed_origins: Option<Spanned<Value>>,
+    #[serde(alias = "trusted-proxies")]
+    trusted_proxies: Option<Spanned<Value>>,
 }
 
 impl AccessSection {
     /// The flags that it sets, each as its own parser takes it.
     pub(super) fn scalars(&self) -> Vec<(&'static str, Entry)> {
-        let Self { allow_anonymous, metrics, allowed_origins, .. } = self;
+        let Self { allow_anonymous, metrics, allowed_origins, trusted_proxies, .. } = self;
         let settings = [
             ("allow-anonymous", "access.allow_anonymous", allow_anonymous),
             ("metrics-access", "access.metrics", metrics),
             ("allowed-origin", "access.allowed_origins", allowed_origins),
+            ("trusted-proxy", "access.trusted_proxies", trusted_proxies),
         ];
         let entry = |key: &str, value: &Spanned<Value>| {
             let (key, place) = (key.to_owned(), value.referenced);
