@@ -89,6 +89,9 @@ def kubernetes(documents, scaled, secret):
         must(environment["HEALTHMON_ROLE"] == name, "its role")
         ports = {port["name"] for port in container["ports"]}
         paths = {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
+        if name == "api":
+            # Whole, it would take every pod out of the Service when Redis is away.
+            paths["readinessProbe"] = "/readyz?role=api"
         for probe, path in paths.items():
             get = container[probe]["httpGet"]
             must(get["path"] == path and get["port"] in ports, f"its {probe}")

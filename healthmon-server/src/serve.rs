@@ -167,6 +167,7 @@ impl Server {
             name,
             report: Arc::new(report),
             roles: Arc::new(roles),
+            condition: Arc::default(),
             nodes: backends.nodes.clone(),
             closing: closing.clone(),
             tasks: tasks.clone(),
