@@ -12,6 +12,7 @@ mod guard;
 mod kill;
 mod lifecycle;
 mod matrix;
+mod proxies;
 mod redis;
 mod settings;
 mod shared;
