@@ -123,7 +123,7 @@ pub(crate) async fn calm(stack: &Stack) -> Vec<String> {
 }
 
 /// The processes' metrics without labels, summed over all of them.
-async fn sums(stack: &Stack) -> BTreeMap<String, f64> {
+pub(crate) async fn sums(stack: &Stack) -> BTreeMap<String, f64> {
     let mut sums = BTreeMap::new();
     for node in &stack.nodes {
         let Ok((200, Value::String(text))) = request(node.address, "GET", "/metrics", None).await else { continue };
