@@ -7,7 +7,7 @@ use std::{
 };
 
 use healthmon_core::{
-    engine::{Control, Input, oracle::Oracle},
+    engine::{Control, Input, oracle::Ledger},
     id::{Applied, Seq, ServiceId},
     ports::{ResultQuery, ResultStore, StoredResult},
     probe::{Kind, Outcome},
@@ -233,7 +233,7 @@ fn check_log(log: &[LogEntry], heard: &Heard, broken: &mut Breaches) {
     }
 }
 
-/// The naive oracle over a service's rows, in their order.
+/// The naive oracle over a service's rows, in their order, each taken in once: there may be thousands.
 async fn fold(
     store: &dyn ResultStore,
     id: ServiceId,
@@ -250,7 +250,7 @@ async fn fold(
     else {
         return broken.add("the first input is no registration", id.to_string());
     };
-    let mut oracle = Oracle::registered(policy, &regions);
+    let mut oracle = Ledger::registered(policy, &regions);
     for input in inputs {
         if let Input::Result(sighting) = &input.input {
             let before = watermarks.insert(sighting.region.clone(), sighting.slot);
