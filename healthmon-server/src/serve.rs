@@ -189,10 +189,11 @@ impl Server {
     }
 }
 
-/// This machine's name.
+/// This machine's name. It is asked for, not read from `/proc`, of which systemd may hide that part:
+/// then all nodes would be called the same.
 fn host() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "node".to_owned(), |name| name.trim().to_owned())
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "node".to_owned() } else { name }
 }
 
 /// Accepts clients until closing, each in a task of its own.
