@@ -166,7 +166,9 @@ pub enum Anonymous {
     Admitted,
 }
 
-/// An origin whose pages may use the API: `https://status.example.org`.
+/// An origin whose pages' requests are not refused, WebSockets above all: `https://status.example.org`.
+///
+/// Browsers let the scripts of such a page read events, and no other answer: no CORS header is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedOrigin(String);
 
@@ -206,7 +208,7 @@ pub struct AccessSettings {
     pub anonymous: Anonymous,
     /// Who may read `/metrics` where there are users or tokens.
     pub metrics: MetricsAccess,
-    /// Origins, beside the server's own, whose pages may use the API.
+    /// Origins, beside the server's own, whose pages' requests are not refused.
     pub origins: Vec<AllowedOrigin>,
     /// Proxies that are believed when they say whose request they hand on.
     pub proxies: Vec<TrustedProxy>,

@@ -3,7 +3,8 @@
 use clap::{Args, Subcommand};
 
 use crate::auth::{
-    AccessRole, AccessSettings, AllowedOrigin, Anonymous, ApiToken, Listed, MetricsAccess, PrincipalName, TrustedProxy, User,
+    AccessRole, AccessSettings, AllowedOrigin, Anonymous, ApiToken, Listed, MetricsAccess, PrincipalName, TrustedProxy,
+    User,
 };
 
 /// Who may use the API.
@@ -24,7 +25,9 @@ pub struct AccessArgs {
     /// Who may read /metrics, where there are users or tokens
     #[arg(long, value_enum, default_value = "viewer", env = "HEALTHMON_METRICS_ACCESS")]
     pub metrics_access: MetricsAccess,
-    /// An origin whose pages may use the API, beside the server's own; may be given several times
+    /// An origin, beside the server's own, whose pages may open the WebSocket of events, and whose
+    /// requests are not refused for it. Their scripts can read no other answer, since no CORS header
+    /// is sent; may be given several times
     #[arg(long, value_delimiter = ',', env = "HEALTHMON_ALLOWED_ORIGIN", value_name = "ORIGIN")]
     pub allowed_origin: Vec<AllowedOrigin>,
     /// A network of balancers or proxies in front: of whom they say in X-Forwarded-For, limits and

@@ -91,7 +91,8 @@ impl Guard {
     /// Refuses what was not meant for this server, or comes from another origin's page.
     ///
     /// A browser sends a user's password along with whatever a page asks of it, so a page must be the
-    /// server's own, or of an origin that the settings name. Requests without an `Origin` are not from
+    /// server's own, or of an origin that the settings name. That lets its scripts open the WebSocket;
+    /// what else is answered they cannot read, as nothing here answers CORS. Requests without an `Origin` are not from
     /// scripts of pages, and no browser opens a WebSocket without one.
     ///
     /// Where nobody is asked who they are, on loopback, the `Host` must be this machine by a loopback
