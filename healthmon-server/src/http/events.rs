@@ -166,6 +166,8 @@ enum Ended {
     Revoked,
     /// The server stops.
     Closing,
+    /// The server cannot read the log yet.
+    NotYet,
     /// The store failed.
     Store(healthmon_core::ports::StoreError),
 }
@@ -236,6 +238,7 @@ where
         Ended::Slow => (CloseCode::Again, "too slow"),
         Ended::Revoked => (CloseCode::Policy, "what you may do was changed"),
         Ended::Closing => (CloseCode::Away, "the server stops"),
+        Ended::NotYet => (CloseCode::Again, "the log cannot be read yet"),
         Ended::Store(error) => {
             tracing::warn!(%error, "a WebSocket client is closed because the store failed");
             (CloseCode::Again, "the store is away")
@@ -254,12 +257,15 @@ where
     async fn run(&mut self) -> Result<std::convert::Infallible, Ended> {
         let hub: Arc<Hub> = Arc::clone(&self.api.hub);
         let mut more = hub.subscribe();
+        // It begins with the first log that the hub follows; which one that is must be known before
+        // the head is read: one that is another from then on is noticed below.
+        let followed = more.wait_for(|place| place.log > 0);
+        let followed = tokio::time::timeout(SEND_TIMEOUT, followed).await.map_err(|_| Ended::NotYet)?;
+        let mut log = followed.map_err(|_| Ended::Closing)?.log;
         let head = self.api.handle.store().head().await?;
         self.greet(&head).await?;
         let mut ping = tokio::time::interval(PING_PERIOD);
         ping.reset();
-        // It begins with the first log that it follows.
-        let mut log = more.wait_for(|place| place.log > 0).await.map_err(|_| Ended::Closing)?.log;
         loop {
             let place = *more.borrow_and_update();
             if place.log != log {
