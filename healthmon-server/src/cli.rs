@@ -210,8 +210,14 @@ pub struct WatchArgs {
 /// Whom to ask.
 #[derive(Debug, Args)]
 pub struct ClusterArgs {
-    /// A server of the deployment that has an API
-    #[arg(long, default_value = "http://127.0.0.1:8080", env = "HEALTHMON_URL", value_name = "URL")]
+    /// A server of the deployment that has an API; with name:password@ before the host, who asks
+    #[arg(
+        long,
+        default_value = "http://127.0.0.1:8080",
+        env = "HEALTHMON_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub url: String,
     /// A token that may look
     #[arg(long, env = "HEALTHMON_TOKEN", hide_env_values = true, value_name = "TOKEN")]
