@@ -33,7 +33,7 @@ use crate::{
 const CONNECTIONS: usize = 16_384;
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long connections may take to end after the monitor has.
+/// How long connections may take to end after the monitor has, and then the database's.
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// Why the server cannot start, or did not end well.
@@ -183,7 +183,10 @@ impl Server {
         if tokio::time::timeout(CLOSING, tasks.wait()).await.is_err() {
             tracing::debug!(tasks = tasks.len(), "clients were cut off");
         }
-        backends.close().await;
+        // What is left there goes by itself.
+        if tokio::time::timeout(CLOSING, backends.close()).await.is_err() {
+            tracing::warn!("the database did not let go in time");
+        }
         tracing::info!("stopped");
         Ok(ended?)
     }

@@ -2,7 +2,7 @@
 
 #[path = "../faults/proxy.rs"]
 #[expect(dead_code, reason = "the harness uses all of it")]
-mod proxy;
+pub(crate) mod proxy;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -1,12 +1,18 @@
 //! Two nodes and one PostgreSQL: a whole deployment that outlives either node.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use healthmon_adapters::servers::PrivatePostgres;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::support::{Server, Target, folder, until};
+use crate::{
+    proxies::proxy::{Mode, Proxy},
+    support::{Server, Target, folder, until},
+};
 
 fn node(folder: &Path, postgres: &PrivatePostgres, name: &str, more: &[&str]) -> Server {
     let url = postgres.url("postgres");
@@ -105,4 +111,19 @@ async fn a_client_is_told_when_the_log_is_another_one() {
     assert_eq!(events.next().await.unwrap()["type"], "snapshot");
     target.answer(503);
     assert_eq!(events.transition().await["to"], "DOWN", "and then as ever");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_stops_within_seconds_though_its_database_does_not_answer() {
+    let (folder, postgres) = (folder(), PrivatePostgres::start().unwrap());
+    let proxy = Proxy::to(postgres.port()).await;
+    let url = postgres.url("postgres").replace(&postgres.port().to_string(), &proxy.address.port().to_string());
+    let words = ["serve", "--database", &url, "--node", "one", "--role", "api"];
+    let mut node = Server::node(&folder.path().join("one"), &words);
+    node.ready().await;
+    proxy.set(Mode::Stall);
+    let begun = Instant::now();
+    let status = node.terminate().await;
+    assert!(status.success(), "{status:?}\n{}", node.log());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
