@@ -35,4 +35,5 @@ pub use password::{HashError, InvalidPasswordHash, PasswordHash};
 pub use principal::{AccessRole, InvalidPrincipalName, InvalidRole, PrincipalName};
 pub use proxies::{InvalidProxy, TrustedProxy};
 pub(crate) use roster::Principal;
+pub(crate) use throttle::Peer;
 pub use token::{InvalidToken, InvalidTokenHash, Token, TokenHash};

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::extract::ConnectInfo;
 use healthmon_adapters::{
     http::{HttpProber, HttpProberConfig},
     net::{AddressPolicy, Dialer, Loopback, tls::TlsSetupError},
@@ -11,28 +10,20 @@ use healthmon_core::{
     ports::{Clock, StoreError},
     runtime::{BuildError, Handle, Monitor, Role, RunError, clock::SystemClock},
 };
-use hyper::service::{Service, service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Config,
+    accept::accept,
     assembly::Backends,
     auth::Gate,
     cluster::{self, NodeReport},
     config::{ConfigError, ServerRole},
-    http::{self, Api, router},
+    http::{self, Api},
     hub::Hub,
 };
 
-/// Connections to the API at once; more wait to be accepted.
-const CONNECTIONS: usize = 16_384;
-/// How long a client may take to send a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long connections may take to end after the monitor has, and then the database's.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -197,57 +188,4 @@ impl Server {
 fn host() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     if name.is_empty() { "node".to_owned() } else { name }
-}
-
-/// Accepts clients until closing, each in a task of its own.
-async fn accept(listener: TcpListener, api: Api, closing: CancellationToken, tasks: TaskTracker) {
-    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-    let app = TowerToHyperService::new(router(api));
-    loop {
-        let accepted = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            () = closing.cancelled() => return,
-            accepted = accepted => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of sockets, most likely: others will end.
-                tracing::warn!(%error, "cannot accept a client");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-        let (app, closing) = (app.clone(), closing.clone());
-        let app = service_fn(move |mut request| {
-            request.extensions_mut().insert(ConnectInfo(peer));
-            app.call(request)
-        });
-        tasks.spawn(async move {
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(64 * 1024)
-                .serve_connection(TokioIo::new(stream), app)
-                .with_upgrades();
-            tokio::pin!(connection);
-            let served = tokio::select! {
-                served = connection.as_mut() => served,
-                () = closing.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = served {
-                tracing::debug!(%error, "a client's connection ended");
-            }
-            drop(place);
-        });
-    }
 }

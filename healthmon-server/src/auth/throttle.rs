@@ -19,7 +19,7 @@ const BUCKETS: usize = 4_096;
 
 /// A peer's address, as far as one party can hold many: an IPv6 network counts as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Peer(IpAddr);
+pub(crate) struct Peer(IpAddr);
 
 impl From<IpAddr> for Peer {
     fn from(address: IpAddr) -> Self {

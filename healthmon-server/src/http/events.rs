@@ -30,6 +30,7 @@ use tokio_tungstenite::{
 
 use super::{Api, Problem, services::tag};
 use crate::{
+    accept::Taken,
     auth::Principal,
     hub::{Event, Hub, kind},
 };
@@ -193,10 +194,10 @@ async fn serve(api: Api, wanted: Wanted, principal: Principal, upgraded: Upgrade
         .max_message_size(Some(4 * 1024))
         .max_frame_size(Some(4 * 1024));
     // Without hyper's own buffer around it, a connection is a socket again.
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match upgraded.downcast::<TokioIo<Taken<TcpStream>>>() {
         Ok(parts) => {
             let socket = WebSocketStream::from_partially_read(
-                parts.io.into_inner(),
+                parts.io.into_inner().into_inner(),
                 parts.read_buf.to_vec(),
                 Role::Server,
                 Some(config),
