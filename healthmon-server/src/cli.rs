@@ -143,8 +143,8 @@ pub struct ServeArgs {
     /// How long probes under way may go on after SIGTERM
     #[arg(long, default_value = "10s", env = "HEALTHMON_DRAIN", value_parser = span::parse, value_name = "SPAN")]
     pub drain: Duration,
-    /// A file with settings, in YAML: flags and the environment go before it. SIGHUP has who may
-    /// use the API read from it again
+    /// A file with settings, in YAML: flags and the environment go before it, but users and tokens
+    /// may be in one place only. SIGHUP has who may use the API read from it again
     #[arg(long, env = "HEALTHMON_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Who may use the API.

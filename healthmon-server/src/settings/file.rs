@@ -99,6 +99,13 @@ impl AccessSection {
         settings.into_iter().filter_map(|(flag, key, value)| Some((flag, entry(key, value.as_ref()?)))).collect()
     }
 
+    /// Which lists of users and tokens it has.
+    pub(super) fn listed(&self) -> Vec<&'static str> {
+        let users = self.users.as_ref().is_some_and(|users| !users.is_empty()).then_some("users");
+        let tokens = self.tokens.as_ref().is_some_and(|tokens| !tokens.is_empty()).then_some("tokens");
+        users.into_iter().chain(tokens).collect()
+    }
+
     /// Users and tokens, as the flags take them.
     pub(super) fn lists(self) -> Vec<(&'static str, String)> {
         let users = self.users.filter(|users| !users.is_empty()).map(|users| ("users", Listed(users).to_string()));
