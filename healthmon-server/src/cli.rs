@@ -2,7 +2,12 @@
 
 mod access;
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use healthmon_adapters::sqlite::Durability;
@@ -111,6 +116,12 @@ pub struct ServeArgs {
     /// The regions that services may be probed from; this process's own, if not given
     #[arg(long, value_delimiter = ',', env = "HEALTHMON_REGIONS", value_name = "REGION", value_parser = Region::new)]
     pub regions: Vec<Region>,
+    /// How many connections to PostgreSQL scheduling, probing and recording take at most
+    #[arg(long, default_value = "8", env = "HEALTHMON_CONNECTIONS", value_name = "COUNT")]
+    pub connections: NonZeroU32,
+    /// How many more requests and WebSocket clients take at most, of a process with the role api
+    #[arg(long, default_value = "8", env = "HEALTHMON_API_CONNECTIONS", value_name = "COUNT")]
+    pub api_connections: NonZeroU32,
     /// Into how many shards services are cut: settled when the deployment begins; 64, if not given
     #[arg(long, env = "HEALTHMON_SHARDS", value_name = "COUNT", value_parser = shard_count)]
     pub shards: Option<ShardCount>,
@@ -176,6 +187,8 @@ impl ServeArgs {
             roles: self.role.iter().copied().collect(),
             region: self.region.clone(),
             regions: self.regions.clone(),
+            connections: self.connections,
+            api_connections: self.api_connections,
             shards: self.shards,
             node: self.node.clone(),
             durability: if self.fast_commits { Durability::Crash } else { Durability::PowerCut },

@@ -69,14 +69,17 @@ pub(crate) struct Place {
 }
 
 pub(crate) struct Hub {
+    /// By which the log is followed.
     handle: Handle,
+    /// By which clients read what the ring no longer has.
+    asked: Handle,
     ring: RwLock<VecDeque<Event>>,
     place: watch::Sender<Place>,
 }
 
 impl Hub {
-    pub(crate) fn new(handle: Handle) -> Self {
-        Self { handle, ring: RwLock::default(), place: watch::Sender::new(Place::default()) }
+    pub(crate) fn new(handle: Handle, asked: Handle) -> Self {
+        Self { handle, asked, ring: RwLock::default(), place: watch::Sender::new(Place::default()) }
     }
 
     /// Follows the log until closing. When it turns out to be another log, which it is after a
@@ -168,7 +171,7 @@ impl Hub {
         if let Some(events) = self.ring_after(after) {
             return Ok(events);
         }
-        let entries = self.handle.store().log(after, PAGE).await?;
+        let entries = self.asked.store().log(after, PAGE).await?;
         Ok(entries.into_iter().map(Event::of).collect())
     }
 

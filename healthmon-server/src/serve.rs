@@ -20,7 +20,7 @@ use crate::{
     auth::Gate,
     cluster::{self, NodeReport},
     config::{ConfigError, ServerRole},
-    http::{self, Api},
+    http::{self, Api, Condition},
     hub::Hub,
 };
 
@@ -139,7 +139,9 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { listener, address, monitor, backends, name, report, roles, access, history } = self;
         let (closing, tasks, handle) = (CancellationToken::new(), TaskTracker::new(), monitor.handle());
-        let hub = Arc::new(Hub::new(handle.clone()));
+        // Whoever asks, and however many: the monitor's own work has connections of its own.
+        let asked = backends.api_store.as_ref().map_or_else(|| handle.clone(), |store| handle.over(Arc::clone(store)));
+        let hub = Arc::new(Hub::new(handle.clone(), asked.clone()));
         if roles.contains(&ServerRole::Api) {
             tasks.spawn(Arc::clone(&hub).follow(closing.clone()));
         }
@@ -150,7 +152,8 @@ impl Server {
         }
         let played: Vec<Role> = roles.iter().filter_map(|role| role.of_monitor()).collect();
         let api = Api {
-            handle,
+            condition: Arc::new(Condition::of(handle)),
+            handle: asked,
             hub,
             access,
             address,
@@ -158,7 +161,6 @@ impl Server {
             name,
             report: Arc::new(report),
             roles: Arc::new(roles),
-            condition: Arc::default(),
             nodes: backends.nodes.clone(),
             closing: closing.clone(),
             tasks: tasks.clone(),

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use clap::ValueEnum;
-use healthmon_core::ports::QueueDepth;
+use healthmon_core::{ports::QueueDepth, runtime::Handle};
 use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
 use tokio::{sync::Mutex, time::Instant};
@@ -24,11 +24,17 @@ const RECORDED_WITHIN: Duration = Duration::from_secs(15);
 /// A scheduler that has not said for so long what is due cannot.
 const SCHEDULED_WITHIN: Duration = Duration::from_secs(5);
 
-/// What store and queue last answered.
-#[derive(Debug, Default)]
+/// What store and queue last answered: to the monitor, and by its connections.
 pub(crate) struct Condition {
+    handle: Handle,
     store: Answer<()>,
     queue: Answer<QueueDepth>,
+}
+
+impl Condition {
+    pub(crate) fn of(handle: Handle) -> Self {
+        Self { handle, store: Answer::default(), queue: Answer::default() }
+    }
 }
 
 /// An answer, and when it came; or why there was none.
@@ -78,13 +84,13 @@ pub(super) async fn ready(State(api): State<Api>, RawQuery(query): RawQuery) -> 
     let asks = |role| asked.contains(&role) || (all && api.roles.contains(&role));
     let (scheduler, worker, recorder, interface) =
         (asks(ServerRole::Scheduler), asks(ServerRole::Worker), asks(ServerRole::Recorder), asks(ServerRole::Api));
-    let condition = &api.condition;
+    let condition = &*api.condition;
     let store = async {
-        let head = async { api.handle.store().head().await.map(|_| ()) };
+        let head = async { condition.handle.store().head().await.map(|_| ()) };
         if scheduler || recorder || interface { Some(condition.store.get("store", head).await) } else { None }
     };
     let queue = async {
-        let depth = api.handle.queue().depth();
+        let depth = condition.handle.queue().depth();
         // The API wants it for probes that people ask for, but does without.
         if all || scheduler || worker || recorder { Some(condition.queue.get("queue", depth).await) } else { None }
     };

@@ -127,3 +127,33 @@ async fn a_node_stops_within_seconds_though_its_database_does_not_answer() {
     assert!(status.success(), "{status:?}\n{}", node.log());
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recording_goes_on_however_many_viewers_wait_for_the_database() {
+    let (folder, target, postgres) = (folder(), Target::start().await, PrivatePostgres::start().unwrap());
+    let node = node(folder.path(), &postgres, "one", &["--linger", "50ms"]);
+    node.ready().await;
+    node.register(touchy(&target)).await;
+    assert_eq!(node.events("?after=0").await.unwrap().transition().await["to"], "UP");
+    let mut database = PgConnection::connect(&postgres.url("postgres")).await.unwrap();
+    // Nobody can read the log, and nobody writes to it as long as nothing changes.
+    sqlx::raw_sql("BEGIN; LOCK TABLE log IN ACCESS EXCLUSIVE MODE").execute(&mut database).await.unwrap();
+    let viewers = (0..40).map(|_| node.try_request("GET", "/api/v1/transitions", None));
+    let viewers = futures_util::future::join_all(viewers);
+    let goes_on = async {
+        let begun = Instant::now();
+        let mut before = None;
+        until("three more results", async || {
+            let recorded: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM results").fetch_one(&mut database).await.unwrap();
+            (recorded >= *before.get_or_insert(recorded) + 3).then_some(())
+        })
+        .await;
+        assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
+        assert_eq!(node.get("/readyz?role=worker").await.status, 200);
+    };
+    tokio::select! {
+        answers = viewers => panic!("they were to wait: {:?}", answers[0]),
+        () = goes_on => {}
+    }
+}
