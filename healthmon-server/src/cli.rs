@@ -3,7 +3,12 @@
 mod access;
 mod probing;
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use healthmon_adapters::sqlite::Durability;
@@ -116,6 +121,12 @@ pub struct ServeArgs {
     /// that names none is probed from this process's, or from the first of these
     #[arg(long, value_delimiter = ',', env = "HEALTHMON_REGIONS", value_name = "REGION", value_parser = Region::new)]
     pub regions: Vec<Region>,
+    /// How many connections to PostgreSQL scheduling, probing and recording take at most
+    #[arg(long, default_value = "8", env = "HEALTHMON_CONNECTIONS", value_name = "COUNT")]
+    pub connections: NonZeroU32,
+    /// How many more requests and WebSocket clients take at most, of a process with the role api
+    #[arg(long, default_value = "8", env = "HEALTHMON_API_CONNECTIONS", value_name = "COUNT")]
+    pub api_connections: NonZeroU32,
     /// Into how many shards services are cut: settled when the deployment begins; 64, if not given
     #[arg(long, env = "HEALTHMON_SHARDS", value_name = "COUNT", value_parser = shard_count)]
     pub shards: Option<ShardCount>,
@@ -148,8 +159,8 @@ pub struct ServeArgs {
     /// How long probes under way may go on after SIGTERM
     #[arg(long, default_value = "10s", env = "HEALTHMON_DRAIN", value_parser = span::parse, value_name = "SPAN")]
     pub drain: Duration,
-    /// A file with settings, in YAML: flags and the environment go before it. SIGHUP has who may
-    /// use the API read from it again
+    /// A file with settings, in YAML: flags and the environment go before it, but users and tokens
+    /// may be in one place only. SIGHUP has who may use the API read from it again
     #[arg(long, env = "HEALTHMON_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// What probes may reach.
@@ -189,6 +200,8 @@ impl ServeArgs {
             roles: self.role.iter().copied().collect(),
             region: self.region.clone(),
             regions: self.regions.clone(),
+            connections: self.connections,
+            api_connections: self.api_connections,
             shards: self.shards,
             node: self.node.clone(),
             durability: if self.fast_commits { Durability::Crash } else { Durability::PowerCut },
@@ -223,8 +236,14 @@ pub struct WatchArgs {
 /// Whom to ask.
 #[derive(Debug, Args)]
 pub struct ClusterArgs {
-    /// A server of the deployment that has an API
-    #[arg(long, default_value = "http://127.0.0.1:8080", env = "HEALTHMON_URL", value_name = "URL")]
+    /// A server of the deployment that has an API; with name:password@ before the host, who asks
+    #[arg(
+        long,
+        default_value = "http://127.0.0.1:8080",
+        env = "HEALTHMON_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub url: String,
     /// A token that may look
     #[arg(long, env = "HEALTHMON_TOKEN", hide_env_values = true, value_name = "TOKEN")]

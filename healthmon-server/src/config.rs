@@ -3,7 +3,8 @@
 mod probing;
 
 use std::{
-    collections::BTreeSet, convert::Infallible, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
+    collections::BTreeSet, convert::Infallible, fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr,
+    time::Duration,
 };
 
 use clap::ValueEnum;
@@ -18,6 +19,9 @@ use healthmon_core::{
 pub use probing::{ProbingSettings, SecretSettings, SecretSettingsError};
 
 use crate::auth::{AccessError, AccessSettings, Anonymous};
+
+/// Connections to PostgreSQL, of either kind.
+const CONNECTIONS: NonZeroU32 = NonZeroU32::new(8).unwrap();
 
 /// The server's settings.
 #[derive(Debug, Clone)]
@@ -42,6 +46,11 @@ pub struct Config {
     pub region: Region,
     /// The regions that services may be probed from; none: this process's own.
     pub regions: Vec<Region>,
+    /// How many connections to PostgreSQL scheduling, probing and recording take at most.
+    pub connections: NonZeroU32,
+    /// How many more requests and WebSocket clients take at most: however many there are, they are
+    /// not in the way of the others.
+    pub api_connections: NonZeroU32,
     /// Into how many shards services are cut; none: as the deployment has it, or 64.
     pub shards: Option<ShardCount>,
     /// What this process is called; none: the host's name.
@@ -182,6 +191,8 @@ impl Config {
             roles: ServerRole::value_variants().iter().copied().collect(),
             region: Region::default(),
             regions: Vec::new(),
+            connections: CONNECTIONS,
+            api_connections: CONNECTIONS,
             shards: None,
             node: None,
             durability: Durability::default(),

@@ -22,6 +22,7 @@ use healthmon_core::{runtime::Handle, service::Regions};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use health::Condition;
 pub(crate) use problem::Problem;
 pub use routes::{Need, Route};
 
@@ -58,6 +59,8 @@ pub(crate) struct Api {
     pub(crate) report: Arc<NodeReport>,
     /// The parts it plays.
     pub(crate) roles: Arc<BTreeSet<ServerRole>>,
+    /// What it needs, as it last answered.
+    pub(crate) condition: Arc<Condition>,
     /// The list of processes, where there are several.
     pub(crate) nodes: Option<Arc<PostgresNodes>>,
     pub(crate) closing: CancellationToken,

@@ -2,37 +2,28 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::extract::ConnectInfo;
 use healthmon_adapters::{net::Dialer, secrets::SealingKeys};
 use healthmon_core::{
     ports::{Clock, StoreError},
     runtime::{BuildError, Handle, Monitor, Role, RunError, clock::SystemClock},
     service::Regions,
 };
-use hyper::service::{Service, service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Config,
+    accept::accept,
     assembly::Backends,
     auth::Gate,
     cluster::{self, NodeReport},
     config::{ConfigError, ServerRole},
-    http::{self, Api, router},
+    http::{self, Api, Condition},
     hub::Hub,
     probers, survey,
 };
 
-/// Connections to the API at once; more wait to be accepted.
-const CONNECTIONS: usize = 16_384;
-/// How long a client may take to send a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long connections may take to end after the monitor has.
+/// How long connections may take to end after the monitor has, and then the database's.
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// Why the server cannot start, or did not end well.
@@ -156,7 +147,9 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { listener, address, monitor, backends, name, report, roles, access, history, keys, regions } = self;
         let (closing, tasks, handle) = (CancellationToken::new(), TaskTracker::new(), monitor.handle());
-        let hub = Arc::new(Hub::new(handle.clone()));
+        // Whoever asks, and however many: the monitor's own work has connections of its own.
+        let asked = backends.api_store.as_ref().map_or_else(|| handle.clone(), |store| handle.over(Arc::clone(store)));
+        let hub = Arc::new(Hub::new(handle.clone(), asked.clone()));
         if roles.contains(&ServerRole::Api) {
             tasks.spawn(Arc::clone(&hub).follow(closing.clone()));
             tasks.spawn(survey::warn(handle.clone(), keys.clone(), closing.clone()));
@@ -168,7 +161,8 @@ impl Server {
         }
         let played: Vec<Role> = roles.iter().filter_map(|role| role.of_monitor()).collect();
         let api = Api {
-            handle,
+            condition: Arc::new(Condition::of(handle)),
+            handle: asked,
             hub,
             access,
             address,
@@ -193,67 +187,18 @@ impl Server {
         if tokio::time::timeout(CLOSING, tasks.wait()).await.is_err() {
             tracing::debug!(tasks = tasks.len(), "clients were cut off");
         }
-        backends.close().await;
+        // What is left there goes by itself.
+        if tokio::time::timeout(CLOSING, backends.close()).await.is_err() {
+            tracing::warn!("the database did not let go in time");
+        }
         tracing::info!("stopped");
         Ok(ended?)
     }
 }
 
-/// This machine's name.
+/// This machine's name. It is asked for, not read from `/proc`, of which systemd may hide that part:
+/// then all nodes would be called the same.
 fn host() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "node".to_owned(), |name| name.trim().to_owned())
-}
-
-/// Accepts clients until closing, each in a task of its own.
-async fn accept(listener: TcpListener, api: Api, closing: CancellationToken, tasks: TaskTracker) {
-    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-    let app = TowerToHyperService::new(router(api));
-    loop {
-        let accepted = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            () = closing.cancelled() => return,
-            accepted = accepted => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of sockets, most likely: others will end.
-                tracing::warn!(%error, "cannot accept a client");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-        let (app, closing) = (app.clone(), closing.clone());
-        let app = service_fn(move |mut request| {
-            request.extensions_mut().insert(ConnectInfo(peer));
-            app.call(request)
-        });
-        tasks.spawn(async move {
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(64 * 1024)
-                .serve_connection(TokioIo::new(stream), app)
-                .with_upgrades();
-            tokio::pin!(connection);
-            let served = tokio::select! {
-                served = connection.as_mut() => served,
-                () = closing.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = served {
-                tracing::debug!(%error, "a client's connection ended");
-            }
-            drop(place);
-        });
-    }
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "node".to_owned() } else { name }
 }

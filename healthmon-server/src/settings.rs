@@ -23,6 +23,7 @@
 //!       sha256: "…"
 //!   metrics: open
 //!   allowed_origins: [https://status.example.org]
+//!   trusted_proxies: [10.1.2.0/24]
 //! ```
 
 mod file;
@@ -36,6 +37,7 @@ use clap::{
     Arg, ArgAction, CommandFactory, FromArgMatches,
     builder::Resettable,
     error::{ContextKind, ContextValue},
+    parser::ValueSource,
 };
 
 use self::file::{Entry, File, Value};
@@ -97,8 +99,27 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, SettingsE
     let cli = read(Cli::command(), &words)?;
     let Some(path) = cli.command.serve_args().and_then(|args| args.config.clone()) else { return Ok(cli) };
     let text = read_file(&path)?;
-    let with_file = with_file(Cli::command(), &text).map_err(|problem| SettingsError::File { path, problem })?;
+    let wrong = |problem| SettingsError::File { path: path.clone(), problem };
+    let file = File::read(&text).map_err(wrong)?;
+    if let Some(list) = named_twice(&words, &file)? {
+        let (flag, variable) = (format!("--{list}"), format!("HEALTHMON_{}", list.to_uppercase()));
+        return Err(wrong(format!(
+            " access.{list}: {flag} or {variable} names {list} too, and would go before these; leave out one of the two"
+        )));
+    }
+    let with_file = with_file(Cli::command(), file).map_err(wrong)?;
     read(with_file, &words)
+}
+
+/// The list that the file has, and that the command line or the environment has too. Of other settings
+/// one may go before the other; but whoever takes someone out of the file must have them out.
+fn named_twice(words: &[OsString], file: &File) -> Result<Option<&'static str>, SettingsError> {
+    let matches = Cli::command().try_get_matches_from(words)?;
+    let given = |list: &&str| {
+        let source = matches.subcommand().and_then(|(_, serving)| serving.value_source(list));
+        matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+    };
+    Ok(file.access.listed().into_iter().find(given))
 }
 
 /// Reads who may use the API again, from wherever [`parse`] read it.
@@ -127,8 +148,8 @@ fn read_file(path: &Path) -> Result<String, SettingsError> {
 const SERVING: [&str; 2] = ["serve", "watch"];
 
 /// The command line with a file's settings as defaults.
-fn with_file(command: clap::Command, text: &str) -> Result<clap::Command, String> {
-    let File { entries, access, probing } = File::read(text)?;
+fn with_file(command: clap::Command, file: File) -> Result<clap::Command, String> {
+    let File { entries, access, probing } = file;
     let mut defaults = Vec::new();
     for entry in &entries {
         let arg = setting(&command, entry)?;
@@ -175,6 +196,7 @@ fn elsewhere(long: &str) -> Option<&'static str> {
         "probe-loopback" => Some("probing.loopback"),
         "probe-allow" => Some("probing.allow"),
         "probe-deny" => Some("probing.deny"),
+        "trusted-proxy" => Some("access.trusted_proxies"),
         _ => None,
     }
 }

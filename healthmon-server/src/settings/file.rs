@@ -79,18 +79,28 @@ pub(super) struct AccessSection {
     metrics: Option<Spanned<Value>>,
     #[serde(alias = "allowed-origins")]
     allowed_origins: Option<Spanned<Value>>,
+    #[serde(alias = "trusted-proxies")]
+    trusted_proxies: Option<Spanned<Value>>,
 }
 
 impl AccessSection {
     /// The flags that it sets, each as its own parser takes it.
     pub(super) fn scalars(&self) -> Vec<(&'static str, Entry)> {
-        let Self { allow_anonymous, metrics, allowed_origins, .. } = self;
+        let Self { allow_anonymous, metrics, allowed_origins, trusted_proxies, .. } = self;
         let settings = [
             ("allow-anonymous", "access.allow_anonymous", allow_anonymous),
             ("metrics-access", "access.metrics", metrics),
             ("allowed-origin", "access.allowed_origins", allowed_origins),
+            ("trusted-proxy", "access.trusted_proxies", trusted_proxies),
         ];
         scalars(settings)
+    }
+
+    /// Which lists of users and tokens it has.
+    pub(super) fn listed(&self) -> Vec<&'static str> {
+        let users = self.users.as_ref().is_some_and(|users| !users.is_empty()).then_some("users");
+        let tokens = self.tokens.as_ref().is_some_and(|tokens| !tokens.is_empty()).then_some("tokens");
+        users.into_iter().chain(tokens).collect()
     }
 
     /// Users and tokens, as the flags take them.

@@ -2,7 +2,12 @@
 
 use std::process::{Command, Output};
 
-use crate::support::{Target, folder};
+use healthmon_server::auth::AccessRole;
+
+use crate::{
+    credentials::{TestToken, user},
+    support::{Server, Target, folder},
+};
 
 fn healthmon(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_healthmon")).args(words).output().unwrap()
@@ -165,4 +170,37 @@ fn the_readme_explains_every_reason_as_the_code_does() {
         })
         .collect();
     assert_eq!(listed, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_is_asked_with_a_token_or_a_password_and_shows_neither() {
+    let folder = folder();
+    let (token, ann) = (TestToken::new("ci", AccessRole::Viewer), user("ann", AccessRole::Viewer, "canary@horse"));
+    let environment = [("HEALTHMON_USERS", ann.to_string()), ("HEALTHMON_TOKENS", token.entry.to_string())];
+    let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let server = Server::at([127, 0, 0, 1], &folder.path().join("db"), &["serve"], &environment);
+    server.ready().await;
+    let address = server.address;
+    let bearer = token.token.expose().to_owned();
+    let asked = async |user: &str, words: &[&str]| {
+        let url = format!("http://{user}{address}");
+        let words: Vec<String> =
+            [&["cluster", "--url", &url], words].concat().iter().map(ToString::to_string).collect();
+        let run = move || healthmon(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        tokio::task::spawn_blocking(run).await.unwrap()
+    };
+    for (user, words, status, says) in [
+        ("ann:canary%40horse@", &[] as &[&str], 0, "NODE"),
+        ("", &["--token", &bearer], 0, "NODE"),
+        ("", &[], 1, "say who you are"),
+        ("ann:canary-wrong@", &[], 1, "no such user"),
+        ("ann:canary%40horse@", &["--token", &bearer], 1, "leave one out"),
+    ] {
+        let output = asked(user, words).await;
+        let shown = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(status), "{user}: {shown}");
+        assert!(shown.contains(says) && !shown.contains("canary") && !shown.contains(&bearer), "{user}: {shown}");
+    }
+    let wrong = healthmon(&["cluster", "--url", "ftp://ann:canary@127.0.0.1/"]);
+    assert!(text(&wrong.stderr).contains("127.0.0.1/: must be") && !text(&wrong.stderr).contains("canary"));
 }

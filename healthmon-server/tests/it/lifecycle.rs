@@ -64,6 +64,26 @@ async fn a_failing_target_is_down_after_exactly_its_threshold_and_up_after_it_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn watch_finds_its_url_among_hundreds_that_begin_alike() {
+    let (folder, target) = (folder(), Target::start().await);
+    let database = folder.path().join("db");
+    let mut server = Server::start(&database);
+    server.ready().await;
+    // More than a page of them before the one that is it.
+    for number in 0..520 {
+        let url = format!("{}{number}", target.url);
+        server.register(json!({"name": format!("{number}"), "url": url, "interval": "1h"})).await;
+    }
+    server.register(json!({"name": "it", "url": target.url, "interval": "1h"})).await;
+    assert!(server.terminate().await.success());
+    let server = Server::with(&database, &["watch", &target.url]);
+    server.ready().await;
+    until("it to say so", async || server.log().contains("is registered already").then_some(())).await;
+    let listed = server.get(&format!("/api/v1/services?limit=1000&q={}", target.url)).await;
+    assert_eq!(listed.json["services"].as_array().unwrap().len(), 521);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sigterm_drains_and_what_was_recorded_is_there_after_a_restart() {
     let (folder, target) = (folder(), Target::start().await);
     let database = folder.path().join("db");
