@@ -157,3 +157,24 @@ async fn recording_goes_on_however_many_viewers_wait_for_the_database() {
         () = goes_on => {}
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_workers_of_a_shared_database_do_not_probe_their_own_machine_unasked() {
+    let (folder, target, postgres) = (folder(), Target::start().await, PrivatePostgres::start().unwrap());
+    let url = postgres.url("postgres");
+    let words = ["serve", "--database", &url, "--node", "one"];
+    let server = Server::cautious_node(&folder.path().join("one"), &words);
+    server.ready().await;
+    let id = server.register(touchy(&target)).await;
+    let probed = server.send("POST", &format!("/api/v1/services/{id}/probe"), None).await;
+    assert_eq!((probed.json["reason"].as_str(), target.served()), (Some("blocked"), 0), "{}", probed.json);
+    assert!(probed.json["detail"].as_str().is_some_and(|detail| detail.ends_with(": loopback")), "{}", probed.json);
+    let path = format!("/api/v1/services/{id}/results?reason=blocked");
+    assert!(!server.get(&path).await.json["results"].as_array().unwrap().is_empty());
+    assert_eq!(
+        server.get(&format!("/api/v1/services/{id}/results?reason=dns")).await.json["results"],
+        serde_json::json!([])
+    );
+    let wrong = server.get(&format!("/api/v1/services/{id}/results?reason=bad")).await;
+    assert_eq!((wrong.status, wrong.fields()), (422, vec!["reason"]), "{}", wrong.json);
+}
