@@ -86,8 +86,8 @@ impl Expect {
                 fields.wrong("version", "must be \"1.0\", \"1.1\" or \"2\"");
             }
         }
-        more.url = one_or_many(fields, "url", |value| text::read_url(value));
-        more.body = one_or_many(fields, "body", |value| text::read_body(value));
+        more.url = one_or_many(fields, "url", text::read_url);
+        more.body = one_or_many(fields, "body", text::read_body);
         more.size = fields.optional::<Value>("size").and_then(|value| {
             let bounds = Bounds::read(&value).filter(|bounds| bounds.highest() <= SIZE_LIMIT);
             if bounds.is_none() {
@@ -222,7 +222,7 @@ fn headers(map: Map<String, Value>) -> Result<Vec<(HeaderName, Vec<Condition>)>,
             continue;
         };
         let mut one = Fields::new(Map::from_iter([(name.clone(), value)]));
-        let conditions = one_or_many(&mut one, &name, |value| text::read_header(value));
+        let conditions = one_or_many(&mut one, &name, text::read_header);
         if let Err(errors) = one.finish() {
             fields.absorb(errors);
         }

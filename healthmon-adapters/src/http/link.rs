@@ -40,6 +40,7 @@ enum Sender {
     Two(multiplexed::Sender),
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the first kind, and a box would cost each of them")]
 enum Connection {
     One(http1::Connection<TokioIo<Stream>, Full<Bytes>>),
     Two(Box<multiplexed::Connection>),
