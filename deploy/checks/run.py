@@ -401,12 +401,12 @@ def use(balancer, demo, switches):
     events.until("DOWN")
     (switches / "down").unlink()
     events.until("UP")
+    path = f"/api/v1/services/{json.loads(body)['id']}"
+    assert json.loads(ask("127.0.0.1", balancer, path, headers=BEARER)[1])["status"] == "UP"
     (switches / "slow").touch()
     started = time.monotonic()
     assert ask(own_address(), demo, "/")[0] == 200 and time.monotonic() - started > 1, "/tmp/slow must slow it down"
     (switches / "slow").unlink()
-    path = f"/api/v1/services/{json.loads(body)['id']}"
-    assert json.loads(ask("127.0.0.1", balancer, path, headers=BEARER)[1])["status"] == "UP"
     assert ask("127.0.0.1", balancer, path, "DELETE", headers=BEARER)[0] in (200, 204)
     print("   through the balancer: token, WebSocket, demo target UP, DOWN, UP")
 
