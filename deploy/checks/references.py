@@ -87,8 +87,14 @@ def kubernetes(documents, scaled, secret):
                     must(source[where]["name"] in names([*documents, secret], kind), f"there is no such {kind}")
         environment = {variable["name"]: variable.get("value") for variable in container["env"]}
         must(environment["HEALTHMON_ROLE"] == name, "its role")
+        shared = pick(documents, "ConfigMap")[0]["data"]
+        region = environment.get("HEALTHMON_REGION", "local")
+        must(region in shared.get("HEALTHMON_REGIONS", "").split(","), f"HEALTHMON_REGIONS does not name its region {region}")
         ports = {port["name"] for port in container["ports"]}
         paths = {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
+        if name == "api":
+            # Whole, it would take every pod out of the Service when Redis is away.
+            paths["readinessProbe"] = "/readyz?role=api"
         for probe, path in paths.items():
             get = container[probe]["httpGet"]
             must(get["path"] == path and get["port"] in ports, f"its {probe}")

@@ -33,7 +33,7 @@ import yaml
 HEALTHMON = str(Path(sys.argv[1]).resolve())
 GIVEN = sys.argv[2:]
 SECRETS = {name: secrets.token_hex(16) for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD")}
-TOKEN = secrets.token_hex(32)
+TOKEN = f"hm_{secrets.token_urlsafe(32)}"
 SECRETS["HEALTHMON_TOKENS"] = f"admin:admin:{hashlib.sha256(TOKEN.encode()).hexdigest()}"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 # What the images stop by, where it is not SIGTERM.
@@ -181,7 +181,8 @@ def kubernetes():
 def systemd():
     """The unit's command and environment, its example file's after its own."""
     unit = Path("deploy/systemd/healthmon.service").read_text()
-    command = re.search(r"^ExecStart=(.*)$", unit, re.M)[1].split()
+    command = re.search(r"^ExecStart=(.*)$", unit, re.M)[1].replace("/etc/healthmon/", f"{Path('deploy/systemd').resolve()}/")
+    command = command.split()
     lines = re.findall(r"^Environment=(.*)$", unit, re.M)
     lines += [line for line in Path("deploy/systemd/healthmon.env").read_text().splitlines() if re.match(r"\w", line)]
     return command, dict(line.replace("%S/healthmon", str(scratch)).split("=", 1) for line in lines)
@@ -400,12 +401,12 @@ def use(balancer, demo, switches):
     events.until("DOWN")
     (switches / "down").unlink()
     events.until("UP")
+    path = f"/api/v1/services/{json.loads(body)['id']}"
+    assert json.loads(ask("127.0.0.1", balancer, path, headers=BEARER)[1])["status"] == "UP"
     (switches / "slow").touch()
     started = time.monotonic()
     assert ask(own_address(), demo, "/")[0] == 200 and time.monotonic() - started > 1, "/tmp/slow must slow it down"
     (switches / "slow").unlink()
-    path = f"/api/v1/services/{json.loads(body)['id']}"
-    assert json.loads(ask("127.0.0.1", balancer, path, headers=BEARER)[1])["status"] == "UP"
     assert ask("127.0.0.1", balancer, path, "DELETE", headers=BEARER)[0] in (200, 204)
     print("   through the balancer: token, WebSocket, demo target UP, DOWN, UP")
 
@@ -480,6 +481,8 @@ def alone():
     unit = node("unit", {"HEALTHMON_LISTEN": "127.0.0.1:8080", **environment}, {}, words=command)
     with ending([unit]):
         until("the unit is ready", lambda: unit.passes(check_of(unit, IMAGE_CHECK)))
+        unit.process.send_signal(signal.SIGHUP)  # ExecReload
+        until("the unit reads its file anew", lambda: "read anew who may use the API" in unit.tail())
     assert (scratch / "healthmon.db").exists(), "the database is in the state directory"
 
 

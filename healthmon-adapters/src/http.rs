@@ -3,12 +3,18 @@
 //! hyper's connection-level client over the [`Dialer`]'s streams, driven in the probe's own task:
 //! nothing is spawned, so dropping a probe closes its socket.
 
+mod auth;
 mod body;
 mod exchange;
+mod expect;
+mod link;
+mod multiplexed;
 mod pool;
+mod proxy;
 mod redirect;
+mod request;
+mod route;
 mod settings;
-mod status;
 mod stream;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
@@ -16,23 +22,23 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use healthmon_core::{
     ports::Prober,
-    probe::{FailReason, IndeterminateReason, Inspection, Observation, Probe},
+    probe::{Inspection, Observation, Probe},
     service::{FieldErrors, ServiceSettings},
 };
-use hyper::{Response, StatusCode, body::Incoming};
-use tokio::time::Instant;
-use url::Url;
 
-use crate::net::{
-    Dialer, Progress, Stage,
-    attempt::{Attempt, Fault},
-    tls::{Alpn, TlsClient, TlsSetupError},
+use crate::{
+    net::{
+        Dialer, Progress,
+        attempt::{Attempt, Fault},
+        tls::{TlsClient, TlsSetupError},
+    },
+    secrets::Secrets,
 };
-use exchange::Link;
+use auth::Tokens;
+use exchange::Exchange;
 use pool::Pool;
-use redirect::Hop;
-use settings::{Reuse, Settings};
-use stream::Stream;
+use route::Connector;
+use settings::Settings;
 
 /// How an [`HttpProber`] is set up.
 ///
@@ -48,6 +54,8 @@ pub struct HttpProberConfig {
     pub dialer: Arc<Dialer>,
     /// Root certificates (PEM) to trust beside the system's.
     pub extra_roots: Vec<u8>,
+    /// Where the secrets are found that settings refer to.
+    pub secrets: Secrets,
     /// How many idle connections are held for services with `"connection": "keep_alive"`; `None`
     /// holds none, so that those are probed over fresh connections too.
     pub idle_connections: Option<NonZeroUsize>,
@@ -56,11 +64,12 @@ pub struct HttpProberConfig {
 }
 
 impl Default for HttpProberConfig {
-    /// The strictest dialer, no extra roots, 1,024 idle connections for 90 s.
+    /// The strictest dialer, no extra roots, no secrets but those in the settings, 1,024 idle connections for 90 s.
     fn default() -> Self {
         Self {
             dialer: Arc::default(),
             extra_roots: Vec::new(),
+            secrets: Secrets::default(),
             idle_connections: NonZeroUsize::new(1024),
             idle_timeout: Duration::from_secs(90),
         }
@@ -70,8 +79,8 @@ impl Default for HttpProberConfig {
 /// Probes `http` and `https` targets.
 ///
 /// A probe passes when the answer's status is an expected one, its body came to its end (or to
-/// the cap of 64 KiB), and holds the text that is expected of it, if any. The timeout is a
-/// deadline for all of it, redirects included.
+/// the cap of 64 KiB), and all that is expected of it holds; whatever does not is told together.
+/// The timeout is a deadline for all of it: redirects, tokens and proxies included.
 ///
 /// # Options
 ///
@@ -81,30 +90,89 @@ impl Default for HttpProberConfig {
 /// # let settings = serde_json::json!({ "name": "shop", "url": "https://shop.example/", "interval": "30s",
 /// "http": {
 ///   "method": "POST",                     // GET; HEAD, PUT, PATCH, DELETE, OPTIONS
-///   "headers": {"accept": "text/plain"},  // at most 64
-///   "body": "ping",                       // at most 64 KiB
+///   "headers": {                          // at most 64; a value may be a secret
+///     "accept": "application/json", "x-key": {"env": "HEALTHMON_SECRET_SHOP"}
+///   },
+///   "body": "ping",                       // at most 64 KiB; may be a secret
+///   "auth": {"oauth2": {                  // or basic, or bearer, as below
+///     "token_url": "https://login.example/token",
+///     "client_id": "monitor", "client_secret": {"file": "shop-client"},
+///     "scope": "health", "audience": "shop",  // none
+///     "credentials": "body"               // header: where the token server reads who we are
+///   }},
 ///   "redirects": 3,                       // 5; how many are followed: 0 to 10
 ///   "connection": "keep_alive",           // fresh
-///   "tls": {"verify": "none"}             // full
+///   "version": "any",                     // 1.1; 2, or what the server prefers
+///   "ip": "4",                            // any; 6
+///   "host": "shop.example",               // the URL's host and port, as the target is asked for
+///   "connect_to": "10.0.0.7:8443",        // the URL's host and port, as they are dialled
+///   "tls": {"server_name": "shop.internal"}   // see TlsSettings
 /// },
 /// "expect": {
 ///   "status": ["2xx", 301, "400-403"],    // 200-299
-///   "body": "pong"                        // a text that the body must contain
+///   "header": {
+///     "content-type": "application/json", // what it is to be, or one or more of:
+///     "x-cache": {"matches": "^HIT", "not_contains": "stale", "exists": true}
+///   },
+///   "body": {                             // "pong" is short for {"contains": "pong"}
+///     "contains": ["pong", "ok"], "not_contains": "error", "matches": "v[0-9]+", "not_matches": "^$"
+///   },
+///   "json": {                             // by paths of RFC 9535
+///     "$.status": "green",                // what each value there is to be, or one or more of:
+///     "$.nodes[*].load": {">=": 0, "<": 0.9, "not": 0.5},
+///     "$.nodes[?@.up == true]": {"count": {"min": 2, "max": 9}},
+///     "$.tags": {"contains": "eu"}, "$.error": {"exists": false}
+///   },
+///   "size": {"min": 2, "max": 10000},     // of the body in bytes, as it comes; at most 16 MiB
+///   "version": "2",                       // 1.0, 1.1
+///   "url": "https://shop.example/home",   // where redirects end; or contains, matches
+///   "latency": {"fail": "2s", "degraded": "500ms"},   // see Expectations
+///   "certificate": {"days": 7, "degraded_days": 21}
 /// }
 /// # , "timeout": "5s"});
 /// # use healthmon_core::ports::Prober;
 /// # let prober = healthmon_adapters::http::HttpProber::new(Default::default())?;
 /// # prober.check(&serde_json::from_value(settings)?)?;
+/// # for http in [
+/// #     serde_json::json!({"auth":
+/// {"basic": {"username": "monitor", "password": {"env": "HEALTHMON_SECRET_SHOP"}}}
+/// #     }), serde_json::json!({"auth":
+/// {"bearer": {"token": {"file": "shop-token"}}}
+/// #     }), serde_json::json!({
+/// "proxy": {"url": "http://proxy.example:3128", "username": "monitor", "password": {"file": "proxy"}}
+/// #     })
+/// # ] {
+/// #     let settings = serde_json::json!({"name": "shop", "url": "http://shop.example/", "interval": "30s", "http": http});
+/// #     prober.check(&serde_json::from_value(settings)?)?;
+/// # }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A redirect whose status is itself an expected one is not followed. Headers that were configured
-/// go to the target's own origin only; a body is never sent on to another.
+/// **Redirects.** One whose status is itself an expected one is not followed. What is meant for the
+/// target goes to its own origin only, and not back to it after a redirect elsewhere: headers,
+/// credentials, the client's certificate, `connect_to` and `tls.server_name`. A body is never sent
+/// on to another origin.
+///
+/// **Bodies are never shown**, nor texts out of JSON: only sizes, numbers and truths are. Values of
+/// headers that are expected to be something are, except those that hold credentials.
+///
+/// **Tokens** are kept until shortly before they expire, fetched by one probe at a time, and fetched
+/// anew once when the target answers 401. A token server is reached like a target, through the same
+/// address policy and proxy, and no redirect of it is followed.
+///
+/// **Proxies.** None is used that a service does not name; those of the environment are not. `http`
+/// targets are asked for by their whole URL, `https` targets (and HTTP/2 without TLS) through a
+/// tunnel. The address policy judges the proxy, and a target that is named by its address; the name
+/// of any other target is resolved by the proxy, where this prober's address policy does not reach.
+/// Whoever configures a proxy trusts it with that.
+///
+/// **HTTP/2** without TLS is spoken without asking first. It is driven by the probe itself, like
+/// HTTP/1: no task is left behind.
 #[derive(Debug)]
 pub struct HttpProber {
-    dialer: Arc<Dialer>,
-    tls: TlsClient,
+    connector: Connector,
     pool: Option<Pool>,
+    tokens: Tokens,
 }
 
 impl HttpProber {
@@ -113,9 +181,10 @@ impl HttpProber {
     /// # Errors
     /// When an extra root is no certificate.
     pub fn new(config: HttpProberConfig) -> Result<Self, TlsSetupError> {
-        let tls = TlsClient::new(&config.extra_roots)?;
-        let pool = config.idle_connections.map(|most| Pool::new(most, config.idle_timeout));
-        Ok(Self { dialer: config.dialer, tls, pool })
+        let HttpProberConfig { dialer, extra_roots, secrets, idle_connections, idle_timeout } = config;
+        let tls = TlsClient::new(&extra_roots)?.with_secrets(secrets.clone());
+        let pool = idle_connections.map(|most| Pool::new(most, idle_timeout));
+        Ok(Self { connector: Connector { dialer, tls, secrets }, pool, tokens: Tokens::default() })
     }
 
     async fn perform(&self, probe: &Probe, progress: Progress) -> Inspection {
@@ -132,8 +201,10 @@ impl HttpProber {
             }
         };
         let (attempt, mut progress) = (Attempt::begin(probe), progress);
-        let exchange = Exchange { prober: self, probe, settings, deadline: attempt.deadline() };
-        let ended = attempt.limit(exchange.run(&mut progress)).await;
+        let ended = match Exchange::new(self, probe, settings, attempt.deadline()) {
+            Ok(exchange) => attempt.limit(exchange.run(&mut progress)).await,
+            Err(fault) => Ok(Err(fault)),
+        };
         attempt.inspected(ended, progress, &settings.expectations)
     }
 }
@@ -149,7 +220,15 @@ impl Prober for HttpProber {
     }
 
     fn secrets(&self) -> &'static [&'static str] {
-        &["http.headers.*", "http.body", "http.tls.key"]
+        &[
+            "http.headers.*",
+            "http.body",
+            "http.auth.basic.password",
+            "http.auth.bearer.token",
+            "http.auth.oauth2.client_secret",
+            "http.proxy.password",
+            "http.tls.key",
+        ]
     }
 
     async fn probe(&self, probe: &Probe) -> Observation {
@@ -159,115 +238,4 @@ impl Prober for HttpProber {
     async fn inspect(&self, probe: &Probe) -> Inspection {
         self.perform(probe, Progress::inspecting()).await
     }
-}
-
-/// One probe under way.
-struct Exchange<'a> {
-    prober: &'a HttpProber,
-    probe: &'a Probe,
-    settings: &'a Settings,
-    deadline: Instant,
-}
-
-impl Exchange<'_> {
-    async fn run(&self, progress: &mut Progress) -> Result<(), Fault> {
-        let mut hop = Hop::first(self.probe.service.settings.url.url(), self.settings);
-        loop {
-            let answered = self.exchange(&hop, progress).await;
-            let (link, response) = answered.map_err(|fault| hop.while_redirected(fault))?;
-            let status = response.status();
-            progress.code = Some(status.as_u16());
-            if self.settings.status.contains(status.as_u16()) {
-                return self.judge_body(&hop, link, response, progress).await;
-            }
-            if !redirect::is_redirect(status) || self.settings.redirects == 0 {
-                return Err(self.unexpected(status));
-            }
-            hop.follow(&response, self.settings)?;
-        }
-    }
-
-    fn unexpected(&self, status: StatusCode) -> Fault {
-        Fault::fail(FailReason::Status, format!("expected status {}, got {}", self.settings.status, status.as_u16()))
-    }
-
-    async fn exchange(&self, hop: &Hop, progress: &mut Progress) -> Result<(Link, Response<Incoming>), Fault> {
-        let request = hop.request(self.settings)?;
-        if let Some(mut link) = self.pooled(hop) {
-            progress.certificate(link.certificate_expires);
-            match link.exchange(request.clone(), progress).await {
-                Ok(response) => return Ok((link, response)),
-                // It was closed while it lay idle: once more, over a fresh one.
-                Err(error) if error.is_stale(hop.method()) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let mut link = self.connect(hop, progress).await?;
-        let response = link.exchange(request, progress).await?;
-        Ok((link, response))
-    }
-
-    fn pooled(&self, hop: &Hop) -> Option<Link> {
-        let pool = self.pool_for(hop)?;
-        pool.take(self.probe.service.id, hop.url(), &self.settings.tls)
-    }
-
-    /// Only connections to the target itself are kept.
-    fn pool_for(&self, hop: &Hop) -> Option<&Pool> {
-        match self.settings.reuse {
-            Reuse::KeepAlive if hop.is_first() => self.prober.pool.as_ref(),
-            _ => None,
-        }
-    }
-
-    async fn connect(&self, hop: &Hop, progress: &mut Progress) -> Result<Link, Fault> {
-        let (host, port, secure) = authority(hop.url())?;
-        let stream = self.prober.dialer.dial(host.clone(), port, self.deadline, progress).await?;
-        if !secure {
-            return Link::open(Stream::Plain(stream), None).await;
-        }
-        // The shortest-lived of all certificates is told of the probe, the link has its own.
-        let earlier = progress.certificate_expires.take();
-        let session =
-            Box::pin(self.prober.tls.handshake(stream, host, &self.settings.tls, Alpn::Http1, progress)).await;
-        let own = progress.certificate_expires;
-        progress.certificate(earlier);
-        Link::open(Stream::Tls(Box::new(session?)), own).await
-    }
-
-    async fn judge_body(
-        &self,
-        hop: &Hop,
-        mut link: Link,
-        response: Response<Incoming>,
-        progress: &mut Progress,
-    ) -> Result<(), Fault> {
-        progress.stage = Stage::Body;
-        let end = match &self.settings.contains {
-            None => body::skip(&mut link, response.into_body()).await?,
-            Some(text) => body::expect(&mut link, response, text).await?,
-        };
-        if let (body::End::Reached, Some(pool)) = (end, self.pool_for(hop)) {
-            pool.put(self.probe.service.id, hop.url(), &self.settings.tls, link);
-        }
-        Ok(())
-    }
-}
-
-/// Where a URL's connection goes, and whether it is to be secured.
-fn authority(url: &Url) -> Result<(url::Host<&str>, u16, bool), Fault> {
-    let secure = match url.scheme() {
-        "http" => false,
-        "https" => true,
-        _ => return Err(unsupported(url)),
-    };
-    match (url.host(), url.port_or_known_default()) {
-        (Some(host), Some(port)) => Ok((host, port, secure)),
-        _ => Err(unsupported(url)),
-    }
-}
-
-fn unsupported(url: &Url) -> Fault {
-    let detail = format!("{:?} is not a scheme of this prober", url.scheme());
-    Fault::indeterminate(IndeterminateReason::Unsupported, detail)
 }

@@ -15,7 +15,7 @@ mod resolver;
 pub mod tls;
 
 pub use assertions::Assertions;
-pub use dialer::{DialError, Dialer};
+pub use dialer::{DialError, Dialer, Family};
 pub use expect::Expectations;
 pub use ipnet::IpNet;
 pub use policy::{AddressPolicy, Loopback, Refusal, Rule};

@@ -1,5 +1,9 @@
 //! Texts in a service's settings that nobody shall see.
 
+mod paths;
+#[cfg(feature = "sealing")]
+mod sealing;
+
 use std::{
     collections::HashMap,
     fmt, fs, io,
@@ -9,11 +13,18 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use paths::visit_secrets;
+#[cfg(feature = "sealing")]
+pub use sealing::{InvalidKeys, SealError, SealingKeys};
+
 /// The longest secret, in bytes.
 pub const SECRET_LIMIT: usize = 64 * 1024;
 /// Only variables whose names begin so may be referred to, so that whoever may register a service
 /// cannot have the process's other secrets sent to a target of theirs.
 pub const VARIABLE_PREFIX: &str = "HEALTHMON_SECRET_";
+/// Variables that begin so and are the server's own: they hold the keys that seal secrets, or say
+/// where those are.
+const OWN_VARIABLES: [&str; 2] = ["HEALTHMON_SECRET_KEY", "HEALTHMON_SECRET_KEY_FILE"];
 
 /// A secret as it is written in settings: the text itself, or where it is to be found.
 ///
@@ -66,7 +77,9 @@ impl<'de> Deserialize<'de> for SecretRef {
             Written::Plain(text) => Self::Plain(text),
             Written::Reference(Reference::Env(name)) if is_variable(&name) => Self::Env(name),
             Written::Reference(Reference::Env(_)) => {
-                return wrong("must name a variable that begins with HEALTHMON_SECRET_");
+                return wrong(
+                    "must name a variable that begins with HEALTHMON_SECRET_ and is none of the server's own",
+                );
             }
             Written::Reference(Reference::File(name)) if is_file_name(&name) => Self::File(name),
             Written::Reference(Reference::File(_)) => {
@@ -81,7 +94,10 @@ impl<'de> Deserialize<'de> for SecretRef {
 
 fn is_variable(name: &str) -> bool {
     let rest = name.strip_prefix(VARIABLE_PREFIX).unwrap_or_default();
-    !rest.is_empty() && name.len() <= 200 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    !rest.is_empty()
+        && name.len() <= 200
+        && !OWN_VARIABLES.contains(&name)
+        && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 fn is_file_name(name: &str) -> bool {
@@ -145,11 +161,13 @@ pub enum SecretError {
 #[derive(Clone, Default)]
 pub struct Secrets(Arc<Sources>);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Sources {
     /// Variables as they were when the process began.
     variables: HashMap<String, String>,
     folder: Option<PathBuf>,
+    #[cfg(feature = "sealing")]
+    keys: Option<SealingKeys>,
 }
 
 impl fmt::Debug for Secrets {
@@ -161,8 +179,18 @@ impl fmt::Debug for Secrets {
 impl Secrets {
     /// Secrets from this process's environment, and from files in `folder` if one is given.
     pub fn of_environment(folder: Option<PathBuf>) -> Self {
-        let variables = std::env::vars().filter(|(name, _)| name.starts_with(VARIABLE_PREFIX)).collect();
-        Self(Arc::new(Sources { variables, folder }))
+        // A variable that is not text is none of these.
+        let texts =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let variables = texts.filter(|(name, _)| is_variable(name)).collect();
+        Self(Arc::new(Sources { variables, folder, ..Sources::default() }))
+    }
+
+    /// These secrets, and those that one of `keys` opens.
+    #[cfg(feature = "sealing")]
+    #[must_use]
+    pub fn with_keys(self, keys: SealingKeys) -> Self {
+        Self(Arc::new(Sources { keys: Some(keys), ..(*self.0).clone() }))
     }
 
     /// The secret itself. Files are read anew each time, so that a rotated one is used at once.
@@ -181,6 +209,11 @@ impl Secrets {
                 let read = read(&folder.join(&**name));
                 read.map(Secret).map_err(|source| SecretError::Unreadable { name: name.clone(), source })
             }
+            #[cfg(feature = "sealing")]
+            SecretRef::Sealed(sealed) => {
+                self.0.keys.as_ref().and_then(|keys| keys.open(sealed)).ok_or(SecretError::Sealed)
+            }
+            #[cfg(not(feature = "sealing"))]
             SecretRef::Sealed(_) => Err(SecretError::Sealed),
         }
     }
@@ -193,4 +226,27 @@ fn read(path: &Path) -> io::Result<Box<str>> {
     }
     let text = fs::read_to_string(path)?;
     Ok(text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line)).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn sec_the_keys_themselves_cannot_be_referred_to() {
+        for name in OWN_VARIABLES {
+            let refused = serde_json::from_value::<SecretRef>(json!({"env": name})).expect_err("the server's own");
+            assert!(refused.to_string().contains("none of the server's own"), "{refused}");
+        }
+        assert!(serde_json::from_value::<SecretRef>(json!({"env": "HEALTHMON_SECRET_TOKEN"})).is_ok());
+    }
+
+    #[test]
+    fn a_secrets_variable_that_is_not_set_is_named() {
+        let wanted = SecretRef::Env("HEALTHMON_SECRET_NOBODY_SET_THIS".into());
+        let missing = Secrets::of_environment(None).reveal(&wanted).expect_err("it is not set");
+        assert_eq!(missing.to_string(), "the variable HEALTHMON_SECRET_NOBODY_SET_THIS is not set");
+    }
 }

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::{
     Config, ServeError,
-    config::{Database, Queue, Secret},
+    config::{Database, Queue, Secret, ServerRole},
 };
 
 /// How long a backend that is away is waited for at the start.
@@ -30,6 +30,8 @@ pub(crate) const NODE_LEASE: Duration = Duration::from_secs(30);
 /// What the ports are given, and what is to be closed in the end.
 pub(crate) struct Backends {
     pub(crate) store: Arc<dyn ResultStore>,
+    /// The store for requests and WebSocket clients, if they have connections of their own.
+    pub(crate) api_store: Option<Arc<dyn ResultStore>>,
     pub(crate) queue: Arc<dyn ProbeQueue>,
     pub(crate) scheduler: Arc<dyn Scheduler>,
     pub(crate) broadcaster: Arc<dyn Broadcaster>,
@@ -41,7 +43,7 @@ pub(crate) struct Backends {
 
 enum Opened {
     Sqlite(Arc<SqliteResultStore>),
-    Postgres(Postgres),
+    Postgres { postgres: Postgres, of_api: Option<Arc<PostgresResultStore>> },
 }
 
 impl Backends {
@@ -64,6 +66,7 @@ impl Backends {
                     scheduler: Arc::new(LocalScheduler::new(Arc::clone(&store))),
                     broadcaster: Arc::new(MemoryBroadcaster::default()),
                     store,
+                    api_store: None,
                     clock,
                     nodes: None,
                     opened: Opened::Sqlite(sqlite),
@@ -86,10 +89,21 @@ impl Backends {
             shards: config.shards,
             retention: config.retention,
             rollup_retention: config.rollup_retention,
+            max_connections: config.connections.get(),
             ..PostgresOptions::new(url.expose())
         };
         let shared = patiently(|| Box::pin(Shared::open(&options, name, report, &clock))).await.map_err(refused)?;
         let Shared { postgres, store, scheduler, nodes } = shared;
+        let of_api = if config.roles.contains(&ServerRole::Api) {
+            let open = async || {
+                let postgres = postgres.beside(config.api_connections.get()).await?;
+                Ok(Arc::new(PostgresResultStore::new(postgres).await?))
+            };
+            Some(patiently(open).await.map_err(refused)?)
+        } else {
+            None
+        };
+        let api_store = of_api.clone().map(|store| store as Arc<dyn ResultStore>);
         let regions = vec![config.region.clone()];
         let (queue, broadcaster): (Arc<dyn ProbeQueue>, Arc<dyn Broadcaster>) = match &config.queue {
             Queue::Memory => (memory_queue(&clock), Arc::new(MemoryBroadcaster::default())),
@@ -111,7 +125,8 @@ impl Backends {
                 (Arc::new(queue), Arc::new(broadcaster))
             }
         };
-        Ok(Self { store, queue, scheduler, broadcaster, clock, nodes: Some(nodes), opened: Opened::Postgres(postgres) })
+        let opened = Opened::Postgres { postgres, of_api };
+        Ok(Self { store, api_store, queue, scheduler, broadcaster, clock, nodes: Some(nodes), opened })
     }
 
     /// Leaves the list of processes and closes the database.
@@ -123,7 +138,12 @@ impl Backends {
         }
         match &self.opened {
             Opened::Sqlite(sqlite) => sqlite.close().await,
-            Opened::Postgres(postgres) => postgres.close().await,
+            Opened::Postgres { postgres, of_api } => {
+                if let Some(of_api) = of_api {
+                    of_api.close().await;
+                }
+                postgres.close().await;
+            }
         }
     }
 }

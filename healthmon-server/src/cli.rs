@@ -1,8 +1,14 @@
 //! The command line.
 
 mod access;
+mod probing;
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use healthmon_adapters::sqlite::Durability;
@@ -14,6 +20,7 @@ use healthmon_core::{
 };
 
 pub use access::{AccessArgs, AuthCommand, HashPasswordArgs, NewTokenArgs};
+pub use probing::{LoopbackRule, ProbingArgs, SecretArgs};
 
 use crate::{
     Config,
@@ -43,10 +50,12 @@ pub enum Command {
     /// Services that are registered already stay; a URL that is already watched is not registered
     /// twice.
     Watch(WatchArgs),
-    /// Probe a URL once, show where the time went, and exit
+    /// Probe a URL once, show all that is of interest, and exit
     ///
     /// Exit status: 0 passed, 1 failed, 2 wrong usage, 3 nothing learnt about the target.
     Check(CheckArgs),
+    /// Say for which reasons probes do not pass, and what to look at
+    Reasons,
     /// Show the deployment: its processes, who schedules what, how late they are
     Cluster(ClusterArgs),
     /// Make what the settings say of users and tokens
@@ -108,9 +117,16 @@ pub struct ServeArgs {
     /// Where this process's workers stand
     #[arg(long, default_value = "local", env = "HEALTHMON_REGION", value_parser = Region::new)]
     pub region: Region,
-    /// The regions that services may be probed from; this process's own, if not given
+    /// The regions that services may be probed from; this process's own, if not given. A service
+    /// that names none is probed from this process's, or from the first of these
     #[arg(long, value_delimiter = ',', env = "HEALTHMON_REGIONS", value_name = "REGION", value_parser = Region::new)]
     pub regions: Vec<Region>,
+    /// How many connections to PostgreSQL scheduling, probing and recording take at most
+    #[arg(long, default_value = "8", env = "HEALTHMON_CONNECTIONS", value_name = "COUNT")]
+    pub connections: NonZeroU32,
+    /// How many more requests and WebSocket clients take at most, of a process with the role api
+    #[arg(long, default_value = "8", env = "HEALTHMON_API_CONNECTIONS", value_name = "COUNT")]
+    pub api_connections: NonZeroU32,
     /// Into how many shards services are cut: settled when the deployment begins; 64, if not given
     #[arg(long, env = "HEALTHMON_SHARDS", value_name = "COUNT", value_parser = shard_count)]
     pub shards: Option<ShardCount>,
@@ -143,10 +159,16 @@ pub struct ServeArgs {
     /// How long probes under way may go on after SIGTERM
     #[arg(long, default_value = "10s", env = "HEALTHMON_DRAIN", value_parser = span::parse, value_name = "SPAN")]
     pub drain: Duration,
-    /// A file with settings, in YAML: flags and the environment go before it. SIGHUP has who may
-    /// use the API read from it again
+    /// A file with settings, in YAML: flags and the environment go before it, but users and tokens
+    /// may be in one place only. SIGHUP has who may use the API read from it again
     #[arg(long, env = "HEALTHMON_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// What probes may reach.
+    #[command(flatten)]
+    pub probing: ProbingArgs,
+    /// Where secrets are, and how they are kept.
+    #[command(flatten)]
+    pub secrets: SecretArgs,
     /// Who may use the API.
     #[command(flatten)]
     pub access: AccessArgs,
@@ -170,12 +192,16 @@ impl ServeArgs {
         let config = Config {
             listen: self.listen,
             access: self.access.to_settings(),
+            probing: self.probing.to_settings(),
+            secrets: self.secrets.to_settings(),
             database: self.database.clone(),
             migrations_url: self.migrations_url.clone(),
             queue,
             roles: self.role.iter().copied().collect(),
             region: self.region.clone(),
             regions: self.regions.clone(),
+            connections: self.connections,
+            api_connections: self.api_connections,
             shards: self.shards,
             node: self.node.clone(),
             durability: if self.fast_commits { Durability::Crash } else { Durability::PowerCut },
@@ -210,8 +236,14 @@ pub struct WatchArgs {
 /// Whom to ask.
 #[derive(Debug, Args)]
 pub struct ClusterArgs {
-    /// A server of the deployment that has an API
-    #[arg(long, default_value = "http://127.0.0.1:8080", env = "HEALTHMON_URL", value_name = "URL")]
+    /// A server of the deployment that has an API; with name:password@ before the host, who asks
+    #[arg(
+        long,
+        default_value = "http://127.0.0.1:8080",
+        env = "HEALTHMON_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub url: String,
     /// A token that may look
     #[arg(long, env = "HEALTHMON_TOKEN", hide_env_values = true, value_name = "TOKEN")]
@@ -224,18 +256,30 @@ pub struct ClusterArgs {
 /// What to check.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// What to probe: an http:// or https:// URL
+    /// What to probe, such as https://example.org/health
     #[arg(value_name = "URL")]
     pub url: String,
-    /// How long it may take
-    #[arg(long, default_value = "10s", value_parser = span::parse, value_name = "SPAN")]
-    pub timeout: Duration,
+    /// How long it may take; 10s, if neither this nor the file says it
+    #[arg(long, value_parser = span::parse, value_name = "SPAN")]
+    pub timeout: Option<Duration>,
     /// The statuses that pass, such as 200-299 or 401
     #[arg(long, value_name = "STATUS")]
     pub expect_status: Vec<String>,
     /// A text that the body must contain
     #[arg(long, value_name = "TEXT")]
     pub expect_body: Option<String>,
+    /// A field of the service's settings and its value, such as http.method=POST; may be repeated
+    #[arg(long, short, value_name = "FIELD=VALUE")]
+    pub option: Vec<String>,
+    /// A file with a service's settings, in JSON as the API takes them
+    #[arg(long, value_name = "FILE")]
+    pub settings: Option<PathBuf>,
+    /// A folder with secrets that the settings refer to as {"file": "…"}
+    #[arg(long, env = "HEALTHMON_SECRETS_DIR", value_name = "FOLDER")]
+    pub secrets_dir: Option<PathBuf>,
+    /// What may be reached.
+    #[command(flatten)]
+    pub probing: ProbingArgs,
     /// Print one JSON object instead
     #[arg(long)]
     pub json: bool,

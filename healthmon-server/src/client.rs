@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use url::Url;
 
@@ -23,6 +25,11 @@ pub enum AskError {
     /// The address is wrong.
     #[error("{0}: must be the http:// or https:// URL of a healthmon server")]
     Address(String),
+    /// It is not clear who asks.
+    #[error(
+        "the address has a name and a password, and a token is given too (--token, HEALTHMON_TOKEN); leave one out"
+    )]
+    Twice,
     /// There is no server, or it is none of ours.
     #[error("cannot ask {address}: {why}")]
     Away {
@@ -43,22 +50,30 @@ pub enum AskError {
     },
 }
 
-/// What the server at `base` answers to a GET of `path`.
+/// What the server at `base` answers to a GET of `path`. A name and a password in `base` are sent as
+/// such.
 ///
 /// # Errors
 /// See [`AskError`].
 pub(crate) async fn get(base: &str, path: &str, token: Option<&Secret>) -> Result<Value, AskError> {
-    let wrong = || AskError::Address(base.to_owned());
+    // Without what a URL may hold of a user's name and password.
+    let wrong = || AskError::Address(base.rsplit('@').next().unwrap_or_default().to_owned());
     let url = Url::parse(base).and_then(|base| base.join(path)).map_err(|_| wrong())?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(wrong());
     }
-    // Without what a URL may hold of a user's name and password.
+    let credentials = match (basic(&url), token) {
+        (Some(_), Some(_)) => return Err(AskError::Twice),
+        (Some(basic), None) => Some(basic),
+        (None, token) => token.map(|token| format!("Bearer {}", token.expose())),
+    };
     let address = url[..url::Position::BeforePath].rsplit('@').next().unwrap_or_default().to_owned();
+    let target =
+        format!("{}://{}{}", url.scheme(), &url[url::Position::BeforeHost..url::Position::AfterPort], url.path());
     let away = |why: String| AskError::Away { address: address.clone(), why };
-    let mut request = Request::get(url.as_str()).header(header::ACCEPT, "application/json");
-    if let Some(token) = token {
-        request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.expose()));
+    let mut request = Request::get(target).header(header::ACCEPT, "application/json");
+    if let Some(credentials) = credentials {
+        request = request.header(header::AUTHORIZATION, credentials);
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| away(error.to_string()))?;
     let roots = hyper_rustls::HttpsConnectorBuilder::new().with_provider_and_native_roots(ring());
@@ -80,6 +95,17 @@ pub(crate) async fn get(base: &str, path: &str, token: Option<&Secret>) -> Resul
     Err(AskError::Refused { address, status, why })
 }
 
+/// What brings the name and the password that a URL has, if it has one of them.
+fn basic(url: &Url) -> Option<String> {
+    let (name, password) = (url.username(), url.password());
+    if name.is_empty() && password.is_none() {
+        return None;
+    }
+    let plain = |text| percent_decode_str(text).collect::<Vec<u8>>();
+    let pair = [plain(name), b":".to_vec(), plain(password.unwrap_or_default())].concat();
+    Some(format!("Basic {}", BASE64_STANDARD.encode(pair)))
+}
+
 fn ring() -> rustls::crypto::CryptoProvider {
     rustls::crypto::ring::default_provider()
 }
@@ -93,4 +119,18 @@ fn reasons(error: &dyn std::error::Error) -> String {
         source = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_and_a_password_are_taken_out_of_the_url_as_they_were_meant() {
+        let of = |url: &str| basic(&Url::parse(url).unwrap());
+        let pair = |text: &str| Some(format!("Basic {}", BASE64_STANDARD.encode(text)));
+        assert_eq!(of("http://ann:correct%20horse%40%3A+@127.0.0.1:8080"), pair("ann:correct horse@:+"));
+        assert_eq!(of("http://ann@127.0.0.1/"), pair("ann:"));
+        assert_eq!(of("http://127.0.0.1/a@b"), None);
+    }
 }

@@ -1,19 +1,27 @@
 //! What the server is told, and what it makes of it.
 
+mod probing;
+
 use std::{
-    collections::BTreeSet, convert::Infallible, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
+    collections::BTreeSet, convert::Infallible, fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr,
+    time::Duration,
 };
 
 use clap::ValueEnum;
-use healthmon_adapters::sqlite::Durability;
+use healthmon_adapters::{net::AddressPolicy, sqlite::Durability};
 use healthmon_core::{
     id::Region,
     runtime::{Role, Tuning},
-    service::Regions,
+    service::{InvalidRegions, Regions},
     shard::ShardCount,
 };
 
+pub use probing::{ProbingSettings, SecretSettings, SecretSettingsError};
+
 use crate::auth::{AccessError, AccessSettings, Anonymous};
+
+/// Connections to PostgreSQL, of either kind.
+const CONNECTIONS: NonZeroU32 = NonZeroU32::new(8).unwrap();
 
 /// The server's settings.
 #[derive(Debug, Clone)]
@@ -22,6 +30,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Who may use the API.
     pub access: AccessSettings,
+    /// What probes may reach.
+    pub probing: ProbingSettings,
+    /// Where secrets of services are found, and how they are kept.
+    pub secrets: SecretSettings,
     /// The database.
     pub database: Database,
     /// Where to migrate the schema, when the database URL goes through a connection pooler.
@@ -34,6 +46,11 @@ pub struct Config {
     pub region: Region,
     /// The regions that services may be probed from; none: this process's own.
     pub regions: Vec<Region>,
+    /// How many connections to PostgreSQL scheduling, probing and recording take at most.
+    pub connections: NonZeroU32,
+    /// How many more requests and WebSocket clients take at most: however many there are, they are
+    /// not in the way of the others.
+    pub api_connections: NonZeroU32,
     /// Into how many shards services are cut; none: as the deployment has it, or 64.
     pub shards: Option<ShardCount>,
     /// What this process is called; none: the host's name.
@@ -166,12 +183,16 @@ impl Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             access: AccessSettings::default(),
+            probing: ProbingSettings::default(),
+            secrets: SecretSettings::default(),
             database: Database::File(database.into()),
             migrations_url: None,
             queue: Queue::Memory,
             roles: ServerRole::value_variants().iter().copied().collect(),
             region: Region::default(),
             regions: Vec::new(),
+            connections: CONNECTIONS,
+            api_connections: CONNECTIONS,
             shards: None,
             node: None,
             durability: Durability::default(),
@@ -182,12 +203,26 @@ impl Config {
     }
 
     /// The regions that services may be probed from.
-    pub(crate) fn known_regions(&self) -> Regions {
-        let mut regions = self.regions.clone();
-        if !regions.contains(&self.region) {
-            regions.insert(0, self.region.clone());
-        }
-        Regions::new(regions).unwrap_or_default()
+    ///
+    /// # Errors
+    /// When those that are given are too many, or one is given twice.
+    pub fn known_regions(&self) -> Result<Regions, ConfigError> {
+        let given = if self.regions.is_empty() { vec![self.region.clone()] } else { self.regions.clone() };
+        Regions::new(given).map_err(ConfigError::Regions)
+    }
+
+    /// From where services are probed that do not say it: from this process's region, if services
+    /// may be, or else from the first that is given.
+    pub fn usual_regions(&self) -> Regions {
+        let first = self.regions.first().filter(|_| !self.regions.contains(&self.region));
+        let usual = first.unwrap_or(&self.region).clone();
+        // One region is always a list of regions.
+        Regions::new(vec![usual]).unwrap_or_default()
+    }
+
+    /// Which addresses workers may dial when the API listens at `listen`.
+    pub fn address_policy(&self, listen: SocketAddr) -> AddressPolicy {
+        self.probing.policy(probing::loopback(&self.database, listen.ip()))
     }
 
     /// How far back it can be told how a service did.
@@ -208,6 +243,12 @@ impl Config {
         if asks_nobody && !self.listen.ip().is_loopback() {
             return Err(ConfigError::BeyondLoopback(self.listen));
         }
+        self.known_regions()?;
+        let elsewhere = !self.regions.is_empty() && !self.regions.contains(&self.region);
+        if elsewhere && self.roles.contains(&ServerRole::Worker) {
+            return Err(ConfigError::IdleWorkers(self.region.clone()));
+        }
+        self.secrets.secrets()?;
         let all = ServerRole::value_variants();
         if let Some(missing) = all.iter().find(|role| !self.roles.contains(role))
             && self.queue == Queue::Memory
@@ -223,7 +264,7 @@ impl Config {
 }
 
 /// Settings that the server refuses to start with.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// Anyone who could reach the API could make this machine probe anything.
@@ -235,6 +276,18 @@ pub enum ConfigError {
     /// It is not clear who may do what.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// Secrets cannot be found or kept so.
+    #[error(transparent)]
+    Secrets(#[from] SecretSettingsError),
+    /// The regions are none.
+    #[error("--regions {0}")]
+    Regions(InvalidRegions),
+    /// No service could be probed by this process's workers.
+    #[error(
+        "--region {0} is not among --regions, so this process's workers would have nothing to do; say --region with \
+         one of those, or leave worker out of --role"
+    )]
+    IdleWorkers(Region),
     /// A queue in memory is one process's.
     #[error(
         "--role leaves out {0}, but a queue in memory needs every role in this process; give --queue postgres or redis://…"

@@ -7,19 +7,22 @@ mod health;
 mod log;
 pub(crate) mod metrics;
 mod problem;
+mod reasons;
 mod results;
 mod routes;
+pub(crate) mod secrets;
 mod services;
 mod uptime;
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::any};
-use healthmon_adapters::postgres::PostgresNodes;
-use healthmon_core::runtime::Handle;
+use healthmon_adapters::{postgres::PostgresNodes, secrets::SealingKeys};
+use healthmon_core::{runtime::Handle, service::Regions};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use health::Condition;
 pub(crate) use problem::Problem;
 pub use routes::{Need, Route};
 
@@ -45,6 +48,10 @@ pub(crate) struct Api {
     /// Knows who may use the API.
     pub(crate) access: Arc<Gate>,
     pub(crate) address: SocketAddr,
+    /// What secrets are sealed with, if with anything.
+    pub(crate) keys: Option<SealingKeys>,
+    /// From where services are probed that do not say it.
+    pub(crate) regions: Regions,
     /// How far back it can be told how a service did.
     pub(crate) history: Duration,
     /// What this process is called, and what it says of itself.
@@ -52,6 +59,8 @@ pub(crate) struct Api {
     pub(crate) report: Arc<NodeReport>,
     /// The parts it plays.
     pub(crate) roles: Arc<BTreeSet<ServerRole>>,
+    /// What it needs, as it last answered.
+    pub(crate) condition: Arc<Condition>,
     /// The list of processes, where there are several.
     pub(crate) nodes: Option<Arc<PostgresNodes>>,
     pub(crate) closing: CancellationToken,
@@ -82,6 +91,7 @@ fn declared() -> Routes {
     const EDITOR: Need = Need::Role(AccessRole::Editor);
     of_any_process()
         .get("/api/v1/cluster", VIEWER, cluster::read)
+        .get("/api/v1/reasons", VIEWER, reasons::list)
         .get("/api/v1/services", VIEWER, services::list)
         .post("/api/v1/services", EDITOR, services::register)
         .get("/api/v1/services/{id}", VIEWER, services::read)

@@ -12,12 +12,15 @@ use std::{
 };
 
 use healthmon_core::{
-    id::Seq,
+    id::{LogId, Seq},
     ports::StoreError,
     runtime::Handle,
     status::{LogEntry, LogEvent},
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
 
@@ -66,14 +69,17 @@ pub(crate) struct Place {
 }
 
 pub(crate) struct Hub {
+    /// By which the log is followed.
     handle: Handle,
+    /// By which clients read what the ring no longer has.
+    asked: Handle,
     ring: RwLock<VecDeque<Event>>,
     place: watch::Sender<Place>,
 }
 
 impl Hub {
-    pub(crate) fn new(handle: Handle) -> Self {
-        Self { handle, ring: RwLock::default(), place: watch::Sender::new(Place::default()) }
+    pub(crate) fn new(handle: Handle, asked: Handle) -> Self {
+        Self { handle, asked, ring: RwLock::default(), place: watch::Sender::new(Place::default()) }
     }
 
     /// Follows the log until closing. When it turns out to be another log, which it is after a
@@ -97,23 +103,34 @@ impl Hub {
         };
         self.ring.write().unwrap_or_else(PoisonError::into_inner).clear();
         self.place.send_modify(|place| *place = Place { head: known.head, log: place.log + 1 });
-        let (mut log, mut last) = (self.handle.log(known.head), known.head);
-        let mut look = tokio::time::interval(LOOK);
+        // Side by side: a look that took its turn would drop a page that a slow store was about to give.
+        tokio::select! {
+            () = self.copy(known.head) => {}
+            () = self.replaced(&known.log) => {}
+        }
+    }
+
+    /// Resolves when the log is another one.
+    async fn replaced(&self, known: &LogId) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let next = tokio::select! {
-                next = log.next() => next,
-                _ = look.tick() => {
-                    match self.handle.store().head().await {
-                        Ok(head) if head.log != known.log => {
-                            tracing::warn!(was = %known.log, is = %head.log, "the log is another one; clients begin anew");
-                            return;
-                        }
-                        // Who follows the log will hear of it.
-                        Ok(_) | Err(_) => continue,
-                    }
-                }
-            };
-            match next {
+            look.tick().await;
+            // Of errors, who follows the log will hear.
+            if let Ok(head) = self.handle.store().head().await
+                && head.log != *known
+            {
+                tracing::warn!(was = %known, is = %head.log, "the log is another one; clients begin anew");
+                return;
+            }
+        }
+    }
+
+    /// Takes the log in from there, until it has a gap.
+    async fn copy(&self, mut last: Seq) {
+        let mut log = self.handle.log(last);
+        loop {
+            match log.next().await {
                 Ok(entry) if entry.seq != last.next() => {
                     tracing::warn!(after = %last, next = %entry.seq, "the log has a gap here; clients begin anew");
                     return;
@@ -154,7 +171,7 @@ impl Hub {
         if let Some(events) = self.ring_after(after) {
             return Ok(events);
         }
-        let entries = self.handle.store().log(after, PAGE).await?;
+        let entries = self.asked.store().log(after, PAGE).await?;
         Ok(entries.into_iter().map(Event::of).collect())
     }
 

@@ -3,6 +3,7 @@
 //! [`Server`] is the whole of it: a configuration, a bound listener, and a future that says when to
 //! stop. The binary adds arguments, logging and signals.
 
+mod accept;
 mod assembly;
 pub mod auth;
 pub mod check;
@@ -13,8 +14,10 @@ pub mod config;
 mod http;
 mod hub;
 pub mod logging;
+pub mod probers;
 mod serve;
 pub mod settings;
+mod survey;
 pub mod watch;
 
 pub use config::Config;

@@ -1,9 +1,10 @@
 //! The `healthmon` binary: arguments, logging, signals.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{io::IsTerminal, process::ExitCode, sync::Arc};
 
 use healthmon_server::{
-    Server, auth, check,
+    Server, auth,
+    check::{self, Look},
     cli::{Command, ServeArgs},
     cluster::show,
     logging,
@@ -37,9 +38,13 @@ async fn main() -> ExitCode {
             Ok(wanted) => run(&args.serve, Some(wanted)).await,
             Err(error) => fail(USAGE, &error.to_string()),
         },
-        Command::Check(args) => match check::run(&args, &mut std::io::stdout().lock()).await {
+        Command::Check(args) => match check::run(&args, Look::of_stdout(), &mut std::io::stdout().lock()).await {
             Ok(status) => ExitCode::from(status),
             Err(error) => fail(USAGE, &error.to_string()),
+        },
+        Command::Reasons => match check::reasons(Look::of_stdout(), &mut std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(1, &error.to_string()),
         },
         Command::Cluster(args) => match show::run(&args, &mut std::io::stdout().lock()).await {
             Ok(()) => ExitCode::SUCCESS,
@@ -58,8 +63,13 @@ async fn run(args: &ServeArgs, wanted: Option<watch::Wanted>) -> ExitCode {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
     // Without a file there is nothing to read again, and a terminal that closes ends what runs in it.
-    let hangups = args.config.as_ref().map(|_| signal(SignalKind::hangup())).transpose();
-    let (stop, hangups) = match stop_signal().and_then(|stop| Ok((stop, hangups?))) {
+    let hangup = match args.config {
+        Some(_) => Hangup::Reads,
+        None if std::io::stdin().is_terminal() => Hangup::Stops,
+        None => Hangup::IsTold,
+    };
+    let signals = stop_signal(hangup).and_then(|stop| Ok((stop, signal(SignalKind::hangup())?)));
+    let (stop, hangups) = match signals {
         Ok(signals) => signals,
         Err(error) => return fail(1, &format!("cannot listen for signals: {error}")),
     };
@@ -72,19 +82,39 @@ async fn run(args: &ServeArgs, wanted: Option<watch::Wanted>) -> ExitCode {
             // The database may be waited for.
             () = stop.as_mut() => return Ok(ExitCode::SUCCESS),
         };
-        if let Some(wanted) = wanted {
+        if let Some(wanted) = wanted.map(|wanted| wanted.from_regions(&server.regions())) {
             if let Err(error) = wanted.check(&server.handle()) {
                 return Ok(fail(USAGE, &error.to_string()));
             }
             wanted.register(&server.handle()).await;
         }
-        if let Some(hangups) = hangups {
-            tokio::spawn(reload(server.access(), hangups));
+        match hangup {
+            Hangup::Reads => drop(tokio::spawn(reload(server.access(), hangups))),
+            Hangup::IsTold => drop(tokio::spawn(tell(hangups))),
+            Hangup::Stops => {}
         }
         server.run(stop).await.map(|()| ExitCode::SUCCESS)
     };
     let ended: Result<_, healthmon_server::ServeError> = served.await;
     ended.unwrap_or_else(|error| fail(1, &error.to_string()))
+}
+
+/// What SIGHUP does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hangup {
+    /// It has the settings file read.
+    Reads,
+    /// It says that the terminal is gone.
+    Stops,
+    /// It is logged.
+    IsTold,
+}
+
+/// Says at each SIGHUP that there is nothing to do.
+async fn tell(mut hangups: Signal) {
+    while hangups.recv().await.is_some() {
+        tracing::warn!("SIGHUP: there is no settings file (--config) to read anew, so nothing changes");
+    }
 }
 
 /// At each SIGHUP, has the settings file say anew who may use the API. What is wrong with it is
@@ -105,13 +135,15 @@ async fn reload(access: Arc<auth::Gate>, mut hangups: Signal) {
     }
 }
 
-/// Resolves at SIGTERM or SIGINT.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+/// Resolves at SIGTERM or SIGINT, and at SIGHUP if that stops.
+fn stop_signal(hangup: Hangup) -> std::io::Result<impl Future<Output = ()>> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hup = signal(SignalKind::hangup())?;
     Ok(async move {
         tokio::select! {
             _ = term.recv() => tracing::info!("SIGTERM: stopping"),
             _ = int.recv() => tracing::info!("interrupted: stopping"),
+            _ = hup.recv(), if hangup == Hangup::Stops => tracing::info!("SIGHUP: the terminal is gone; stopping"),
         }
     })
 }

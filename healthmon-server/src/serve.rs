@@ -2,38 +2,28 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::extract::ConnectInfo;
-use healthmon_adapters::{
-    http::{HttpProber, HttpProberConfig},
-    net::{AddressPolicy, Dialer, Loopback, tls::TlsSetupError},
-};
+use healthmon_adapters::{net::Dialer, secrets::SealingKeys};
 use healthmon_core::{
     ports::{Clock, StoreError},
     runtime::{BuildError, Handle, Monitor, Role, RunError, clock::SystemClock},
-};
-use hyper::service::{Service, service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+    service::Regions,
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Config,
+    accept::accept,
     assembly::Backends,
     auth::Gate,
     cluster::{self, NodeReport},
     config::{ConfigError, ServerRole},
-    http::{self, Api, router},
+    http::{self, Api, Condition},
     hub::Hub,
+    probers, survey,
 };
 
-/// Connections to the API at once; more wait to be accepted.
-const CONNECTIONS: usize = 16_384;
-/// How long a client may take to send a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long connections may take to end after the monitor has.
+/// How long connections may take to end after the monitor has, and then the database's.
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// Why the server cannot start, or did not end well.
@@ -65,9 +55,9 @@ pub enum ServeError {
         /// What was wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The prober cannot be set up.
+    /// A prober cannot be set up.
     #[error(transparent)]
-    Tls(#[from] TlsSetupError),
+    Probers(#[from] probers::SetupError),
     /// The monitor cannot be put together.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -87,6 +77,8 @@ pub struct Server {
     roles: BTreeSet<ServerRole>,
     access: Arc<Gate>,
     history: Duration,
+    keys: Option<SealingKeys>,
+    regions: Regions,
 }
 
 impl Server {
@@ -96,6 +88,8 @@ impl Server {
     /// See [`ServeError`].
     pub async fn bind(config: Config) -> Result<Self, ServeError> {
         config.check()?;
+        let (secrets, keys) = (config.secrets.secrets(), config.secrets.sealing_keys());
+        let (secrets, keys) = (secrets.map_err(ConfigError::from)?, keys.map_err(ConfigError::from)?);
         let access = Arc::new(Gate::new(config.access.clone()).map_err(ConfigError::from)?);
         // Before anything is counted.
         http::metrics::recorder();
@@ -105,25 +99,25 @@ impl Server {
         let name: Arc<str> = config.node.clone().unwrap_or_else(|| format!("{}:{}", host(), address.port())).into();
         let report = NodeReport::new(&config.roles, &config.region, address, SystemClock::new().now());
         let backends = Backends::open(&config, &name, &report.to_json()).await?;
-        // Whoever can ask a server that listens on loopback for a probe of it could reach it anyway.
-        let loopback = if address.ip().is_loopback() { Loopback::Allowed } else { Loopback::Refused };
-        let dialer = Arc::new(Dialer::new(AddressPolicy::new(loopback)));
-        let prober = HttpProber::new(HttpProberConfig { dialer, ..HttpProberConfig::default() })?;
+        let shared = probers::Shared { dialer: Arc::new(Dialer::new(config.address_policy(address))), secrets };
         let mut builder = Monitor::builder()
             .store(Arc::clone(&backends.store))
             .queue(Arc::clone(&backends.queue))
             .scheduler(Arc::clone(&backends.scheduler))
             .broadcaster(Arc::clone(&backends.broadcaster))
             .clock(Arc::clone(&backends.clock) as Arc<dyn Clock>)
-            .prober(Arc::new(prober))
             .tuning(config.tuning)
-            .regions(config.known_regions())
+            .regions(config.known_regions()?)
             .name(&name);
+        for prober in probers::build(&shared)? {
+            builder = builder.prober(prober);
+        }
         if let Some(nodes) = &backends.nodes {
             builder = builder.node(nodes.number().await);
         }
-        let (history, monitor, roles) = (config.history(), builder.build()?, config.roles);
-        Ok(Self { listener, address, monitor, backends, name, report, roles, access, history })
+        let (history, monitor, regions, roles) =
+            (config.history(), builder.build()?, config.usual_regions(), config.roles);
+        Ok(Self { listener, address, monitor, backends, name, report, roles, access, history, keys, regions })
     }
 
     /// Where the API listens.
@@ -136,6 +130,11 @@ impl Server {
         Arc::clone(&self.access)
     }
 
+    /// From where services are probed that do not say it.
+    pub fn regions(&self) -> Regions {
+        self.regions.clone()
+    }
+
     /// What registers, pauses, lists and queries.
     pub fn handle(&self) -> Handle {
         self.monitor.handle()
@@ -146,11 +145,14 @@ impl Server {
     /// # Errors
     /// When the monitor stopped by itself.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { listener, address, monitor, backends, name, report, roles, access, history } = self;
+        let Self { listener, address, monitor, backends, name, report, roles, access, history, keys, regions } = self;
         let (closing, tasks, handle) = (CancellationToken::new(), TaskTracker::new(), monitor.handle());
-        let hub = Arc::new(Hub::new(handle.clone()));
+        // Whoever asks, and however many: the monitor's own work has connections of its own.
+        let asked = backends.api_store.as_ref().map_or_else(|| handle.clone(), |store| handle.over(Arc::clone(store)));
+        let hub = Arc::new(Hub::new(handle.clone(), asked.clone()));
         if roles.contains(&ServerRole::Api) {
             tasks.spawn(Arc::clone(&hub).follow(closing.clone()));
+            tasks.spawn(survey::warn(handle.clone(), keys.clone(), closing.clone()));
         }
         tasks.spawn(http::metrics::upkeep(closing.clone()));
         if let Some(nodes) = &backends.nodes {
@@ -159,10 +161,13 @@ impl Server {
         }
         let played: Vec<Role> = roles.iter().filter_map(|role| role.of_monitor()).collect();
         let api = Api {
-            handle,
+            condition: Arc::new(Condition::of(handle)),
+            handle: asked,
             hub,
             access,
             address,
+            keys,
+            regions,
             history,
             name,
             report: Arc::new(report),
@@ -182,67 +187,18 @@ impl Server {
         if tokio::time::timeout(CLOSING, tasks.wait()).await.is_err() {
             tracing::debug!(tasks = tasks.len(), "clients were cut off");
         }
-        backends.close().await;
+        // What is left there goes by itself.
+        if tokio::time::timeout(CLOSING, backends.close()).await.is_err() {
+            tracing::warn!("the database did not let go in time");
+        }
         tracing::info!("stopped");
         Ok(ended?)
     }
 }
 
-/// This machine's name.
+/// This machine's name. It is asked for, not read from `/proc`, of which systemd may hide that part:
+/// then all nodes would be called the same.
 fn host() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "node".to_owned(), |name| name.trim().to_owned())
-}
-
-/// Accepts clients until closing, each in a task of its own.
-async fn accept(listener: TcpListener, api: Api, closing: CancellationToken, tasks: TaskTracker) {
-    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-    let app = TowerToHyperService::new(router(api));
-    loop {
-        let accepted = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            () = closing.cancelled() => return,
-            accepted = accepted => accepted,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of sockets, most likely: others will end.
-                tracing::warn!(%error, "cannot accept a client");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-        let (app, closing) = (app.clone(), closing.clone());
-        let app = service_fn(move |mut request| {
-            request.extensions_mut().insert(ConnectInfo(peer));
-            app.call(request)
-        });
-        tasks.spawn(async move {
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(64 * 1024)
-                .serve_connection(TokioIo::new(stream), app)
-                .with_upgrades();
-            tokio::pin!(connection);
-            let served = tokio::select! {
-                served = connection.as_mut() => served,
-                () = closing.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = served {
-                tracing::debug!(%error, "a client's connection ended");
-            }
-            drop(place);
-        });
-    }
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "node".to_owned() } else { name }
 }

@@ -1,13 +1,17 @@
 //! Settings by flag, by environment and by file, the earlier before the later.
 //!
 //! Each setting is defined once, as a flag: a file's keys are the long names of flags, and what it
-//! says becomes the flag's default, read by the flag's own parser. Only users and tokens have a
-//! form of their own there, under `access`:
+//! says becomes the flag's default, read by the flag's own parser. Only what belongs together
+//! stands together there, under `access` and `probing`:
 //!
 //! ```yaml
 //! listen: 0.0.0.0:8080
 //! database: /var/lib/healthmon/healthmon.db
 //! retention: 90days
+//! probing:
+//!   loopback: refused
+//!   deny: [10.0.0.0/8]
+//!   allow: [10.1.0.0/16]
 //! access:
 //!   users:
 //!     - name: ann
@@ -19,6 +23,7 @@
 //!       sha256: "…"
 //!   metrics: open
 //!   allowed_origins: [https://status.example.org]
+//!   trusted_proxies: [10.1.2.0/24]
 //! ```
 
 mod file;
@@ -32,6 +37,7 @@ use clap::{
     Arg, ArgAction, CommandFactory, FromArgMatches,
     builder::Resettable,
     error::{ContextKind, ContextValue},
+    parser::ValueSource,
 };
 
 use self::file::{Entry, File, Value};
@@ -93,8 +99,27 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, SettingsE
     let cli = read(Cli::command(), &words)?;
     let Some(path) = cli.command.serve_args().and_then(|args| args.config.clone()) else { return Ok(cli) };
     let text = read_file(&path)?;
-    let with_file = with_file(Cli::command(), &text).map_err(|problem| SettingsError::File { path, problem })?;
+    let wrong = |problem| SettingsError::File { path: path.clone(), problem };
+    let file = File::read(&text).map_err(wrong)?;
+    if let Some(list) = named_twice(&words, &file)? {
+        let (flag, variable) = (format!("--{list}"), format!("HEALTHMON_{}", list.to_uppercase()));
+        return Err(wrong(format!(
+            " access.{list}: {flag} or {variable} names {list} too, and would go before these; leave out one of the two"
+        )));
+    }
+    let with_file = with_file(Cli::command(), file).map_err(wrong)?;
     read(with_file, &words)
+}
+
+/// The list that the file has, and that the command line or the environment has too. Of other settings
+/// one may go before the other; but whoever takes someone out of the file must have them out.
+fn named_twice(words: &[OsString], file: &File) -> Result<Option<&'static str>, SettingsError> {
+    let matches = Cli::command().try_get_matches_from(words)?;
+    let given = |list: &&str| {
+        let source = matches.subcommand().and_then(|(_, serving)| serving.value_source(list));
+        matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+    };
+    Ok(file.access.listed().into_iter().find(given))
 }
 
 /// Reads who may use the API again, from wherever [`parse`] read it.
@@ -123,14 +148,14 @@ fn read_file(path: &Path) -> Result<String, SettingsError> {
 const SERVING: [&str; 2] = ["serve", "watch"];
 
 /// The command line with a file's settings as defaults.
-fn with_file(command: clap::Command, text: &str) -> Result<clap::Command, String> {
-    let File { entries, access } = File::read(text)?;
+fn with_file(command: clap::Command, file: File) -> Result<clap::Command, String> {
+    let File { entries, access, probing } = file;
     let mut defaults = Vec::new();
     for entry in &entries {
         let arg = setting(&command, entry)?;
         defaults.push((arg.get_id().clone(), default(&command, arg, entry)?));
     }
-    for (long, entry) in access.scalars() {
+    for (long, entry) in access.scalars().into_iter().chain(probing.scalars()) {
         let arg = every_arg(&command).find(|arg| arg.get_long() == Some(long)).ok_or("no such setting")?;
         defaults.push((arg.get_id().clone(), default(&command, arg, &entry)?));
     }
@@ -168,6 +193,10 @@ fn elsewhere(long: &str) -> Option<&'static str> {
         "allow-anonymous" => Some("access.allow_anonymous"),
         "metrics-access" => Some("access.metrics"),
         "allowed-origin" => Some("access.allowed_origins"),
+        "probe-loopback" => Some("probing.loopback"),
+        "probe-allow" => Some("probing.allow"),
+        "probe-deny" => Some("probing.deny"),
+        "trusted-proxy" => Some("access.trusted_proxies"),
         _ => None,
     }
 }
@@ -184,7 +213,7 @@ fn setting<'a>(command: &'a clap::Command, entry: &Entry) -> Result<&'a Arg, Str
     }
     let longs = every_arg(command).filter_map(Arg::get_long).filter(|long| *long != "config");
     let mut known: Vec<String> = longs.filter(|long| elsewhere(long).is_none()).map(key).collect();
-    known.push("access".to_owned());
+    known.extend(["access".to_owned(), "probing".to_owned()]);
     let close = known
         .iter()
         .map(|known| (distance(known, &wanted), known))

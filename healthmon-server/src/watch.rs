@@ -3,12 +3,17 @@
 use std::num::NonZeroUsize;
 
 use healthmon_core::{
-    ports::ServiceFilter,
+    ports::{ServiceFilter, StoreError},
     runtime::Handle,
-    service::{FieldErrors, Interval, InvalidInterval, InvalidName, InvalidTarget, Label, ServiceSettings, Target},
+    service::{
+        FieldErrors, Interval, InvalidInterval, InvalidName, InvalidTarget, Label, Regions, ServiceSettings, Target,
+    },
 };
 
 use crate::cli::WatchArgs;
+
+/// How many services are looked at at a time.
+const PAGE: NonZeroUsize = NonZeroUsize::new(500).unwrap();
 
 /// What is wrong with what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +63,13 @@ pub fn wanted(args: &WatchArgs) -> Result<Wanted, WatchError> {
 }
 
 impl Wanted {
+    /// The same, probed from these regions.
+    #[must_use]
+    pub fn from_regions(mut self, regions: &Regions) -> Self {
+        self.0.iter_mut().for_each(|settings| settings.regions = regions.clone());
+        self
+    }
+
     /// Checks that the monitor has what it needs to watch all of them.
     ///
     /// # Errors
@@ -69,17 +81,37 @@ impl Wanted {
         Ok(())
     }
 
-    /// Registers those whose URL is not registered; what cannot be is logged.
+    /// Registers those whose URL is not registered; what cannot be is logged, and so is that of which
+    /// this cannot be found out: it may be there, and is not to be there twice.
     pub async fn register(self, handle: &Handle) {
         for settings in self.0 {
-            let filter = ServiceFilter { text: Some(settings.url.to_string()), ..ServiceFilter::default() };
-            let there = handle.services(&filter, None, NonZeroUsize::new(100).unwrap_or(NonZeroUsize::MIN)).await;
-            let known = there.is_ok_and(|there| there.iter().any(|view| view.service.settings.url == settings.url));
-            if known {
-                tracing::info!(url = %settings.url, "is registered already");
-            } else if let Err(error) = handle.register(settings.clone()).await {
+            let registered = match is_registered(handle, &settings.url).await {
+                Ok(true) => {
+                    tracing::info!(url = %settings.url, "is registered already");
+                    continue;
+                }
+                Ok(false) => handle.register(settings.clone()).await.map(|_| ()),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = registered {
                 tracing::error!(url = %settings.url, %error, "cannot watch this");
             }
+        }
+    }
+}
+
+/// Whether a service has this URL: among all that have it within theirs.
+async fn is_registered(handle: &Handle, url: &Target) -> Result<bool, StoreError> {
+    let filter = ServiceFilter { text: Some(url.to_string()), ..ServiceFilter::default() };
+    let mut after = None;
+    loop {
+        let page = handle.services(&filter, after, PAGE).await?;
+        if page.iter().any(|view| view.service.settings.url == *url) {
+            return Ok(true);
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE.get() => after = Some(last.service.id),
+            _ => return Ok(false),
         }
     }
 }

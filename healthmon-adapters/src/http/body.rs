@@ -14,7 +14,7 @@ use hyper::{
     header,
 };
 
-use super::exchange::Link;
+use super::link::Link;
 use crate::net::attempt::Fault;
 
 /// The most that is read of a body, as it comes and as it is decoded.
@@ -29,60 +29,116 @@ pub(super) enum End {
     Capped,
 }
 
+/// What is wanted of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wanted {
+    text: Text,
+    /// How many bytes are to be counted at least, beyond what is read anyway.
+    counted: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Text {
+    Skipped,
+    Kept,
+}
+
+/// What was seen of a body.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) end: End,
+    /// Its bytes as they came, not as they were decoded.
+    pub(super) size: u64,
+    /// What was kept of it, if it was wanted.
+    pub(super) text: Option<Kept>,
+}
+
+/// A body as it was decoded, up to the cap.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) bytes: Vec<u8>,
+    pub(super) end: End,
+}
+
 /// Whether more is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Appetite {
     More,
     Enough,
 }
 
-/// Reads a body that nobody looks at.
-pub(super) async fn skip(link: &mut Link, body: Incoming) -> Result<End, Fault> {
-    read(link, body, |_| Ok(Appetite::More)).await
-}
+impl Wanted {
+    /// Only that it comes to its end.
+    pub(super) const NOTHING: Self = Self { text: Text::Skipped, counted: 0 };
+    /// Its text.
+    pub(super) const TEXT: Self = Self { text: Text::Kept, counted: 0 };
 
-/// Reads a body that must contain `text`.
-pub(super) async fn expect(link: &mut Link, response: Response<Incoming>, text: &str) -> Result<End, Fault> {
-    let mut decoder = Decoder::new(&response)?;
-    let end = read(link, response.into_body(), |data| decoder.take(data)).await?;
-    let (seen, cut) = decoder.finish(end)?;
-    if String::from_utf8_lossy(&seen).contains(text) {
-        return Ok(end);
+    /// The same, and its size up to `most`.
+    pub(super) const fn counted(self, most: u64) -> Self {
+        Self { counted: most, ..self }
     }
-    // What was seen instead stays here: bodies are never shown.
-    let where_to = match cut {
-        End::Reached => format!("in the body ({} bytes)", seen.len()),
-        End::Capped => format!("in the body's first {} bytes", seen.len()),
-    };
-    Err(Fault::fail(FailReason::Assertion, format!("the expected text is not {where_to}")))
+
+    /// Whether it may come encoded: not if its size is of interest.
+    pub(super) const fn may_be_encoded(self) -> bool {
+        matches!(self.text, Text::Kept) && self.counted == 0
+    }
 }
 
-async fn read(
+/// Reads a body as far as it is wanted.
+pub(super) async fn read(link: &mut Link, response: Response<Incoming>, wanted: Wanted) -> Result<Seen, Fault> {
+    let mut decoder = match wanted.text {
+        Text::Skipped => None,
+        Text::Kept => Some(Decoder::new(&response)?),
+    };
+    let mut appetite = Appetite::More;
+    let limit = wanted.counted.max(LIMIT as u64);
+    let (end, size) = read_to(link, response.into_body(), limit, |data| {
+        if let (Some(decoder), Appetite::More) = (&mut decoder, appetite) {
+            appetite = decoder.take(data)?;
+        }
+        let done = appetite == Appetite::Enough && wanted.counted == 0;
+        Ok(if done { Appetite::Enough } else { Appetite::More })
+    })
+    .await?;
+    let text = match decoder {
+        None => None,
+        Some(decoder) => {
+            let (bytes, end) = decoder.finish(end)?;
+            Some(Kept { bytes, end })
+        }
+    };
+    Ok(Seen { end, size, text })
+}
+
+async fn read_to(
     link: &mut Link,
     mut body: Incoming,
+    limit: u64,
     mut taste: impl FnMut(&Bytes) -> Result<Appetite, Fault>,
-) -> Result<End, Fault> {
-    let mut left = LIMIT;
+) -> Result<(End, u64), Fault> {
+    let mut size = 0;
     while !body.is_end_stream() {
         let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
         let Some(frame) = link.wait_for(next).await.transpose()? else {
-            return Ok(End::Reached);
+            return Ok((End::Reached, size));
         };
         // Trailers are of no interest; hyper bounds them.
         let Ok(data) = frame.into_data() else { continue };
+        let left = usize::try_from(limit - size).unwrap_or(usize::MAX);
         let data = if data.len() > left { data.slice(..left) } else { data };
-        left -= data.len();
-        if matches!(taste(&data)?, Appetite::Enough) || left == 0 {
-            return Ok(End::Capped);
+        size += data.len() as u64;
+        if taste(&data)? == Appetite::Enough || size == limit {
+            return Ok((End::Capped, size));
         }
     }
-    Ok(End::Reached)
+    Ok((End::Reached, size))
 }
 
 /// Keeps what is written to it, up to the cap, and then refuses more.
 #[derive(Debug, Default)]
-struct Kept(Vec<u8>);
+struct Output(Vec<u8>);
 
-impl Write for Kept {
+impl Write for Output {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let taken = data.len().min(LIMIT - self.0.len());
         self.0.extend_from_slice(&data[..taken]);
@@ -95,12 +151,12 @@ impl Write for Kept {
 }
 
 enum Decoder {
-    Identity(Kept),
-    Gzip(Box<MultiGzDecoder<Kept>>),
+    Identity(Output),
+    Gzip(Box<MultiGzDecoder<Output>>),
     /// "deflate" by the book: zlib's format.
-    Zlib(Box<ZlibDecoder<Kept>>),
+    Zlib(Box<ZlibDecoder<Output>>),
     /// "deflate" as some servers mean it: without zlib's frame.
-    Deflate(Box<DeflateDecoder<Kept>>),
+    Deflate(Box<DeflateDecoder<Output>>),
     /// "deflate" before its first byte has shown which.
     Either,
 }
@@ -108,12 +164,12 @@ enum Decoder {
 impl Decoder {
     fn new<B>(response: &Response<B>) -> Result<Self, Fault> {
         let Some(encoding) = response.headers().get(header::CONTENT_ENCODING) else {
-            return Ok(Self::Identity(Kept::default()));
+            return Ok(Self::Identity(Output::default()));
         };
         let encoding = String::from_utf8_lossy(encoding.as_bytes());
         match encoding.trim().to_ascii_lowercase().as_str() {
-            "" | "identity" => Ok(Self::Identity(Kept::default())),
-            "gzip" | "x-gzip" => Ok(Self::Gzip(Box::new(MultiGzDecoder::new(Kept::default())))),
+            "" | "identity" => Ok(Self::Identity(Output::default())),
+            "gzip" | "x-gzip" => Ok(Self::Gzip(Box::new(MultiGzDecoder::new(Output::default())))),
             "deflate" => Ok(Self::Either),
             other => {
                 let shown: String = other.chars().take(32).collect();
@@ -127,9 +183,9 @@ impl Decoder {
             // zlib's first byte names the method 8 and a window of at most 32 KiB. As the first of a
             // bare stream it would begin a stored block of an odd kind, which encoders do not write.
             *self = if first & 0x0f == 8 && first >> 4 <= 7 {
-                Self::Zlib(Box::new(ZlibDecoder::new(Kept::default())))
+                Self::Zlib(Box::new(ZlibDecoder::new(Output::default())))
             } else {
-                Self::Deflate(Box::new(DeflateDecoder::new(Kept::default())))
+                Self::Deflate(Box::new(DeflateDecoder::new(Output::default())))
             };
         }
         let written = match self {

@@ -1,137 +1,199 @@
-//! One connection, and requests over it.
+//! One probe under way.
 
-use std::{error::Error, future::Future, io, pin::Pin, pin::pin};
-
-use bytes::Bytes;
-use healthmon_core::{probe::FailReason, time::Timestamp};
-use http_body_util::Full;
+use healthmon_core::probe::{FailReason, Held};
 use hyper::{
-    Method, Request, Response,
+    Response, StatusCode,
     body::Incoming,
-    client::conn::http1::{Builder, Connection, SendRequest},
+    header::{self, HeaderName},
 };
-use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::stream::Stream;
-use crate::net::{Progress, Stage, attempt::Fault, progress::add};
+use super::{
+    HttpProber,
+    auth::{Client, Grant, Source},
+    body,
+    link::{self, Link},
+    pool::Pool,
+    redirect::{self, Hop},
+    request::Sent,
+    route::Whose,
+    settings::{Reuse, Settings},
+};
+use crate::net::{Progress, Stage, attempt::Fault};
+use healthmon_core::probe::Probe;
 
-/// The most that a response's head may take. Headers are at most 100 (hyper's own bound).
-const HEAD_LIMIT: usize = 32 * 1024;
-
-/// An HTTP/1 connection that makes progress only while somebody waits for something of it: there
-/// is no task behind it, so dropping it closes its socket.
-pub(super) struct Link {
-    sender: SendRequest<Full<Bytes>>,
-    connection: Connection<TokioIo<Stream>, Full<Bytes>>,
-    state: State,
-    /// When it was opened.
-    pub(super) opened: Instant,
-    /// When its certificate expires.
-    pub(super) certificate_expires: Option<Timestamp>,
+/// From the first request to the last answer's body.
+pub(super) struct Exchange<'a> {
+    prober: &'a HttpProber,
+    probe: &'a Probe,
+    settings: &'a Settings,
+    sent: Sent<'a>,
+    deadline: Instant,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Running,
-    /// The connection has ended; it must not be polled again.
-    Ended,
-}
-
-/// An exchange that ended without an answer.
-#[derive(Debug)]
-pub(super) struct Broken(hyper::Error);
-
-impl Link {
-    pub(super) async fn open(stream: Stream, certificate_expires: Option<Timestamp>) -> Result<Self, Fault> {
-        let opened = Builder::new().max_buf_size(HEAD_LIMIT).handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = opened.map_err(|error| Fault::from(Broken(error)))?;
-        Ok(Self { sender, connection, state: State::Running, opened: Instant::now(), certificate_expires })
+impl<'a> Exchange<'a> {
+    /// With the secrets that the settings refer to.
+    pub(super) fn new(
+        prober: &'a HttpProber,
+        probe: &'a Probe,
+        settings: &'a Settings,
+        deadline: Instant,
+    ) -> Result<Self, Fault> {
+        let sent = Sent::by(settings, &prober.connector.secrets)?;
+        Ok(Self { prober, probe, settings, sent, deadline })
     }
 
-    /// Sends `request` and waits for the head of the answer.
-    pub(super) async fn exchange(
+    pub(super) async fn run(mut self, progress: &mut Progress) -> Result<(), Fault> {
+        let url = self.probe.service.settings.url.url();
+        let mut hop = Hop::first(url, self.settings.method.clone(), self.sent.body.clone());
+        let client = self.settings.auth.as_ref().and_then(|auth| auth.client());
+        let mut grant = match client {
+            Some(client) => Some(Box::pin(self.authorize(client, None, progress)).await?),
+            None => None,
+        };
+        loop {
+            let answered = self.exchange(&hop, progress).await;
+            let (link, response) = answered.map_err(|fault| hop.while_redirected(fault))?;
+            let status = response.status();
+            progress.code = Some(status.as_u16());
+            if self.settings.expect.status.contains(status.as_u16()) {
+                return self.judge(&hop, link, response, progress).await;
+            }
+            if redirect::is_redirect(status) && self.settings.redirects > 0 {
+                hop.follow(&response, self.settings)?;
+                continue;
+            }
+            if status == StatusCode::UNAUTHORIZED
+                && hop.whose() == Whose::Own
+                && let Some(client) = client
+                && let Some(old) = grant.take_if(|grant| grant.source == Source::Kept)
+            {
+                // It may have been withdrawn: once more, with another one.
+                drop(link);
+                grant = Some(Box::pin(self.authorize(client, Some(&old), progress)).await?);
+                continue;
+            }
+            return self.judge(&hop, link, response, progress).await;
+        }
+    }
+
+    /// Gets a token to show from now on.
+    async fn authorize(
         &mut self,
-        request: Request<Full<Bytes>>,
+        client: &Client,
+        refused: Option<&Grant>,
         progress: &mut Progress,
-    ) -> Result<Response<Incoming>, Broken> {
-        let begun = Instant::now();
-        progress.stage = Stage::Answer;
-        let answer = self.sender.send_request(request);
-        let answered = drive(&mut self.connection, &mut self.state, answer).await;
-        add(&mut progress.phases.first_byte_us, begun.elapsed());
-        answered.map_err(Broken)
-    }
-
-    /// Waits for `wanted`, which something that this connection does will complete.
-    pub(super) async fn wait_for<F: Future>(&mut self, wanted: F) -> F::Output {
-        drive(&mut self.connection, &mut self.state, wanted).await
-    }
-
-    /// Whether the peer has kept the connection open and is ready for another request.
-    pub(super) fn is_reusable(&mut self) -> bool {
-        // One poll that waits for nothing: it sees what has come in since, an end above all.
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        if self.state == State::Running && Pin::new(&mut self.connection).poll(&mut cx).is_ready() {
-            self.state = State::Ended;
+    ) -> Result<Grant, Fault> {
+        let HttpProber { connector, tokens, .. } = self.prober;
+        let route = &self.settings.route;
+        let mut grant = tokens.grant(client, refused, connector, route, self.deadline, progress).await?;
+        let source = match grant.source {
+            Source::Kept => "kept from an earlier probe",
+            Source::Fetched => "fetched",
+        };
+        progress.learn("token", source);
+        self.sent.headers.to_mut().insert(header::AUTHORIZATION, grant.header.clone());
+        if refused.is_some() {
+            // One that others fetched meanwhile is as good as one of our own; it is not tried again.
+            grant.source = Source::Fetched;
         }
-        self.state == State::Running && self.sender.is_ready()
+        Ok(grant)
+    }
+
+    async fn exchange(&self, hop: &Hop, progress: &mut Progress) -> Result<(Link, Response<Incoming>), Fault> {
+        let request = hop.request(self.settings, &self.sent)?;
+        if let Some(mut link) = self.pooled(hop) {
+            progress.certificate(link.certificate_expires);
+            match link.exchange(request.clone(), hop.url(), progress).await {
+                Ok(response) => return Ok((link, response)),
+                // It was closed while it lay idle: once more, over a fresh one.
+                Err(error) if error.is_stale(hop.method()) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let connector = &self.prober.connector;
+        let mut link = connector.open(hop.url(), &self.settings.route, hop.whose(), self.deadline, progress).await?;
+        let response = link.exchange(request, hop.url(), progress).await?;
+        Ok((link, response))
+    }
+
+    fn pooled(&self, hop: &Hop) -> Option<Link> {
+        let pool = self.pool_for(hop)?;
+        pool.take(self.probe.service.id, hop.url(), &self.settings.route)
+    }
+
+    /// Only connections to the target itself are kept.
+    fn pool_for(&self, hop: &Hop) -> Option<&Pool> {
+        match self.settings.reuse {
+            Reuse::KeepAlive if hop.is_first() => self.prober.pool.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Judges an answer that is the last one, whatever its status.
+    async fn judge(
+        &self,
+        hop: &Hop,
+        mut link: Link,
+        response: Response<Incoming>,
+        progress: &mut Progress,
+    ) -> Result<(), Fault> {
+        let expect = &self.settings.expect;
+        if progress.is_inspected() {
+            learn(hop, &response, progress);
+        }
+        expect.judge_status(response.status(), self.reason_of(response.status(), hop), progress);
+        expect.judge_head(response.version(), response.headers(), hop.url(), progress);
+        if progress.assertions.have_failed() && expect.of_a_body().next().is_none() {
+            // Nothing that stands in the body would change what comes of it.
+            return Ok(());
+        }
+        progress.stage = Stage::Body;
+        let seen = match body::read(&mut link, response, expect.wanted()).await {
+            Ok(seen) => seen,
+            // What failed before says more, and this is told with it.
+            Err(fault) if progress.assertions.have_failed() => {
+                let texts = || ("to be read".to_owned(), fault.detail);
+                progress.assertions.note("body", Held::Failed, FailReason::Protocol, texts);
+                return Ok(());
+            }
+            Err(fault) => return Err(fault),
+        };
+        if progress.is_inspected() {
+            let more = if seen.end == body::End::Capped { "more than " } else { "" };
+            progress.learn("body", format_args!("{more}{} bytes", seen.size));
+        }
+        expect.judge_body(&seen, progress);
+        if let (body::End::Reached, Some(pool)) = (seen.end, self.pool_for(hop)) {
+            pool.put(self.probe.service.id, hop.url(), &self.settings.route, link);
+        }
+        Ok(())
+    }
+
+    /// What a status means that was not expected.
+    fn reason_of(&self, status: StatusCode, hop: &Hop) -> FailReason {
+        match status {
+            StatusCode::UNAUTHORIZED if self.settings.auth.is_some() && hop.whose() == Whose::Own => {
+                FailReason::Authentication
+            }
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED if self.settings.route.proxy().is_some() => FailReason::Proxy,
+            _ => FailReason::Status,
+        }
     }
 }
 
-/// Polls `wanted` and the connection by turns, in this task.
-async fn drive<F: Future>(
-    connection: &mut Connection<TokioIo<Stream>, Full<Bytes>>,
-    state: &mut State,
-    wanted: F,
-) -> F::Output {
-    let mut wanted = pin!(wanted);
-    std::future::poll_fn(|cx| {
-        // First what is wanted, for the connection waits until somebody asks; then the connection;
-        // then again what is wanted, which may be there now.
-        let first = wanted.as_mut().poll(cx);
-        if first.is_ready() || *state == State::Ended {
-            return first;
+/// What a person wants to know of an answer's head.
+fn learn(hop: &Hop, response: &Response<Incoming>, progress: &mut Progress) {
+    progress.learn("http version", link::version(response.version()));
+    progress.learn("final url", redirect::place(hop.url()));
+    progress.learn("redirects", hop.redirects());
+    let text = |name: HeaderName| {
+        let value = response.headers().get(name)?;
+        Some(String::from_utf8_lossy(value.as_bytes()).chars().take(128).collect::<String>())
+    };
+    for (what, name) in [("content type", header::CONTENT_TYPE), ("server", header::SERVER)] {
+        if let Some(value) = text(name) {
+            progress.learn(what, value);
         }
-        // Its error is dropped: hyper hands it to whoever waits for the answer or the body.
-        if Pin::new(&mut *connection).poll(cx).is_ready() {
-            *state = State::Ended;
-        }
-        wanted.as_mut().poll(cx)
-    })
-    .await
-}
-
-impl Broken {
-    /// Whether a connection that had lain idle was closed under the request, which may be
-    /// repeated: because it was never sent, or because doing it twice is like doing it once.
-    pub(super) fn is_stale(&self, method: &Method) -> bool {
-        let closed = self.0.is_incomplete_message() || self.0.is_closed() || io_error(&self.0).is_some();
-        self.0.is_canceled() || (closed && !matches!(*method, Method::POST | Method::PATCH))
-    }
-}
-
-fn io_error(error: &hyper::Error) -> Option<&io::Error> {
-    error.source().and_then(|source| source.downcast_ref::<io::Error>())
-}
-
-impl From<Broken> for Fault {
-    fn from(Broken(error): Broken) -> Self {
-        // With TLS 1.3 a peer may refuse us only after the handshake, by an alert.
-        let alert = io_error(&error).and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>());
-        let reason = if alert { FailReason::Tls } else { FailReason::Protocol };
-        let mut detail = error.to_string();
-        let mut source = error.source();
-        while let Some(inner) = source {
-            detail = format!("{detail}: {inner}");
-            source = inner.source();
-        }
-        Self::fail(reason, detail)
-    }
-}
-
-impl From<hyper::Error> for Fault {
-    fn from(error: hyper::Error) -> Self {
-        Broken(error).into()
     }
 }

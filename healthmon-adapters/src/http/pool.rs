@@ -12,8 +12,7 @@ use healthmon_core::id::ServiceId;
 use tokio::time::Instant;
 use url::{Position, Url};
 
-use super::exchange::Link;
-use crate::net::tls::TlsSettings;
+use super::{link::Link, route::Route};
 
 /// At this age a connection is not used again, so that a name that moved is noticed.
 const AGE_LIMIT: Duration = Duration::from_mins(5);
@@ -34,7 +33,7 @@ struct Idle {
 
 struct Kept {
     origin: Box<str>,
-    tls: TlsSettings,
+    route: Route,
     since: Instant,
     link: Link,
 }
@@ -57,21 +56,21 @@ impl Pool {
     }
 
     /// The service's idle connection, if it still fits and the peer has kept it.
-    pub(super) fn take(&self, service: ServiceId, url: &Url, tls: &TlsSettings) -> Option<Link> {
+    pub(super) fn take(&self, service: ServiceId, url: &Url, route: &Route) -> Option<Link> {
         let kept = self.idle().links.remove(&service)?;
-        let fits = *kept.origin == url[..Position::AfterPort] && kept.tls == *tls;
+        let fits = *kept.origin == url[..Position::AfterPort] && kept.route == *route;
         let mut link = kept.link;
         let young = kept.since.elapsed() < self.idle_timeout && link.opened.elapsed() < AGE_LIMIT;
         (fits && young && link.is_reusable()).then_some(link)
     }
 
     /// Keeps a connection until the service's next probe, if there is room.
-    pub(super) fn put(&self, service: ServiceId, url: &Url, tls: &TlsSettings, mut link: Link) {
+    pub(super) fn put(&self, service: ServiceId, url: &Url, route: &Route, mut link: Link) {
         if !link.is_reusable() {
             return;
         }
         let now = Instant::now();
-        let kept = Kept { origin: url[..Position::AfterPort].into(), tls: tls.clone(), since: now, link };
+        let kept = Kept { origin: url[..Position::AfterPort].into(), route: route.clone(), since: now, link };
         let mut idle = self.idle();
         if now.duration_since(idle.swept) > self.idle_timeout / 2 {
             idle.swept = now;

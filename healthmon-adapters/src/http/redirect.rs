@@ -4,18 +4,17 @@ use bytes::Bytes;
 use healthmon_core::probe::FailReason;
 use http_body_util::Full;
 use hyper::{
-    Method, Request, Response, StatusCode, Uri,
+    Method, Request, Response, StatusCode,
     header::{self, HeaderValue},
 };
 use url::{Position, Url};
 
-use super::settings::{Reuse, Settings};
+use super::{
+    request::{self, Sent},
+    route::Whose,
+    settings::{Reuse, Settings},
+};
 use crate::net::attempt::Fault;
-
-const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("healthmon/", env!("CARGO_PKG_VERSION")));
-const ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
-const CLOSE: HeaderValue = HeaderValue::from_static("close");
-const DECODABLE: HeaderValue = HeaderValue::from_static("gzip, deflate");
 
 /// Whether a status sends the client elsewhere.
 pub(super) fn is_redirect(status: StatusCode) -> bool {
@@ -27,23 +26,16 @@ pub(super) struct Hop {
     url: Url,
     method: Method,
     body: Bytes,
-    origin: Origin,
+    /// Whether the chain has ever left the target's own scheme, host and port.
+    whose: Whose,
     /// What was asked before.
     visited: Vec<(Method, Url)>,
 }
 
-/// Whether the chain has ever left the target's own scheme, host and port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    Own,
-    Foreign,
-}
-
 impl Hop {
-    pub(super) fn first(mut url: Url, settings: &Settings) -> Self {
+    pub(super) fn first(mut url: Url, method: Method, body: Bytes) -> Self {
         url.set_fragment(None);
-        let (method, body) = (settings.method.clone(), settings.body.clone());
-        Self { url, method, body, origin: Origin::Own, visited: Vec::new() }
+        Self { url, method, body, whose: Whose::Own, visited: Vec::new() }
     }
 
     pub(super) const fn url(&self) -> &Url {
@@ -58,26 +50,27 @@ impl Hop {
         self.visited.is_empty()
     }
 
-    pub(super) fn request(&self, settings: &Settings) -> Result<Request<Full<Bytes>>, Fault> {
-        let unusable = |what: &str| Fault::fail(FailReason::Protocol, format!("the {what} cannot be put in a request"));
-        let path = &self.url[Position::BeforePath..Position::AfterQuery];
-        let mut request = Request::new(Full::new(self.body.clone()));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = Uri::try_from(path).map_err(|_| unusable("path"))?;
-        let host = HeaderValue::from_str(&self.url[Position::BeforeHost..Position::AfterPort]);
+    /// How many redirects led here.
+    pub(super) const fn redirects(&self) -> usize {
+        self.visited.len()
+    }
+
+    pub(super) const fn whose(&self) -> Whose {
+        self.whose
+    }
+
+    pub(super) fn request(&self, settings: &Settings, sent: &Sent<'_>) -> Result<Request<Full<Bytes>>, Fault> {
+        let mut request = request::plain(self.method.clone(), &self.url, self.body.clone())?;
         let headers = request.headers_mut();
-        headers.reserve(5 + settings.headers.len());
-        headers.insert(header::HOST, host.map_err(|_| unusable("host"))?);
-        headers.insert(header::USER_AGENT, USER_AGENT);
-        headers.insert(header::ACCEPT, ANYTHING);
+        headers.reserve(3 + sent.headers.len());
         if settings.reuse == Reuse::Fresh || !self.is_first() {
-            headers.insert(header::CONNECTION, CLOSE);
+            headers.insert(header::CONNECTION, request::CLOSE);
         }
-        if settings.contains.is_some() {
-            headers.insert(header::ACCEPT_ENCODING, DECODABLE);
+        if settings.expect.wanted().may_be_encoded() {
+            headers.insert(header::ACCEPT_ENCODING, request::DECODABLE);
         }
-        if self.origin == Origin::Own {
-            for (name, value) in &settings.headers {
+        if self.whose == Whose::Own {
+            for (name, value) in &*sent.headers {
                 headers.insert(name, value.clone());
             }
         }
@@ -115,7 +108,7 @@ impl Hop {
         self.visited.push((std::mem::replace(&mut self.method, method), std::mem::replace(&mut self.url, next)));
         self.body = body;
         if foreign {
-            self.origin = Origin::Foreign;
+            self.whose = Whose::Foreign;
         }
         if self.visited.iter().any(|(method, url)| *method == self.method && *url == self.url) {
             return fault(format!("redirects go in circles at {}", place(&self.url)));
@@ -141,7 +134,7 @@ impl Hop {
 }
 
 /// A URL as far as it may be shown: its path and query may hold secrets of the target's making.
-fn place(url: &Url) -> &str {
+pub(super) fn place(url: &Url) -> &str {
     &url[..Position::AfterPort]
 }
 
@@ -150,8 +143,7 @@ mod tests {
     use super::*;
 
     fn hop(method: Method, url: &str) -> Hop {
-        let settings = Settings { method, ..Settings::default() };
-        Hop::first(url.parse().expect("a url"), &settings)
+        Hop::first(url.parse().expect("a url"), method, Bytes::new())
     }
 
     fn response(status: u16, location: &str) -> Response<()> {

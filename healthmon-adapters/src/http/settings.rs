@@ -11,8 +11,8 @@ use hyper::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{redirect::Hop, status::Statuses};
-use crate::net::{Expectations, tls::TlsSettings};
+use super::{auth::Auth, expect::Expect, request, route::Route};
+use crate::{net::Expectations, secrets::SecretRef};
 
 /// The most redirects that can be asked for.
 const REDIRECTS_LIMIT: u8 = 10;
@@ -20,7 +20,6 @@ const REDIRECTS: u8 = 5;
 const HEADERS_LIMIT: usize = 64;
 const HEADERS_SIZE_LIMIT: usize = 16 * 1024;
 const BODY_LIMIT: usize = 64 * 1024;
-const TEXT_LIMIT: usize = 4 * 1024;
 
 /// Whether a connection outlives its probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -31,17 +30,25 @@ pub(super) enum Reuse {
     KeepAlive,
 }
 
+/// A body to send.
+pub(super) enum Payload {
+    Plain(Bytes),
+    Secret(SecretRef),
+}
+
 /// What is sent, and what is expected back. Not `Debug`: a body may be a secret.
 pub(super) struct Settings {
     pub(super) method: Method,
     pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+    /// Headers whose values are to be found elsewhere.
+    pub(super) secret_headers: Vec<(HeaderName, SecretRef)>,
+    pub(super) body: Payload,
+    pub(super) auth: Option<Auth>,
     pub(super) redirects: u8,
     pub(super) reuse: Reuse,
-    pub(super) tls: TlsSettings,
+    pub(super) route: Route,
     pub(super) expectations: Expectations,
-    pub(super) status: Statuses,
-    pub(super) contains: Option<String>,
+    pub(super) expect: Expect,
 }
 
 impl Default for Settings {
@@ -49,13 +56,14 @@ impl Default for Settings {
         Self {
             method: Method::GET,
             headers: HeaderMap::new(),
-            body: Bytes::new(),
+            secret_headers: Vec::new(),
+            body: Payload::Plain(Bytes::new()),
+            auth: None,
             redirects: REDIRECTS,
             reuse: Reuse::Fresh,
-            tls: TlsSettings::default(),
+            route: Route::default(),
             expectations: Expectations::default(),
-            status: Statuses::Success,
-            contains: None,
+            expect: Expect::default(),
         }
     }
 }
@@ -77,8 +85,9 @@ impl Settings {
         let mut fields = Fields::new(service.options.to_map());
         match service.url.scheme() {
             "http" | "https" => {
-                let plain = Self::plain();
-                if let Err(fault) = Hop::first(service.url.url(), plain).request(plain) {
+                let mut url = service.url.url();
+                url.set_fragment(None);
+                if let Err(fault) = request::plain(Method::GET, &url, Bytes::new()) {
                     fields.wrong("url", fault.detail);
                 }
             }
@@ -91,8 +100,11 @@ impl Settings {
         let mut settings = Self::default();
         fields.section("http", |map| settings.read_http(map));
         fields.section("expect", |map| settings.read_expect(map));
-        if settings.contains.is_some() && settings.method == Method::HEAD {
-            fields.wrong("expect.body", "cannot be expected with http.method HEAD, whose answers have no body");
+        if settings.method == Method::HEAD {
+            for wanted in settings.expect.of_a_body() {
+                let problem = "cannot be expected with http.method HEAD, whose answers have no body";
+                fields.wrong(&format!("expect.{wanted}"), problem);
+            }
         }
         fields.finish()?;
         Ok(settings)
@@ -106,16 +118,20 @@ impl Settings {
                 None => fields.wrong("method", "must be GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS"),
             }
         }
-        if let Some(headers) = fields.section("headers", headers) {
-            self.headers = headers;
-        }
-        if let Some(body) = fields.optional::<String>("body") {
+        fields.section("headers", |map| self.read_headers(map));
+        self.read_host(&mut fields);
+        if let Some(body) = fields.optional::<SecretRef>("body") {
             if matches!(self.method, Method::GET | Method::HEAD) {
                 fields.wrong("body", "cannot be sent with GET or HEAD; set the method");
-            } else if body.len() > BODY_LIMIT {
-                fields.wrong("body", "must be at most 65536 bytes long");
             }
-            self.body = body.into();
+            self.body = match body {
+                SecretRef::Plain(text) if text.len() > BODY_LIMIT => {
+                    fields.wrong("body", "must be at most 65536 bytes long");
+                    Payload::Plain(Bytes::new())
+                }
+                SecretRef::Plain(text) => Payload::Plain(String::from(text).into()),
+                elsewhere => Payload::Secret(elsewhere),
+            };
         }
         if let Some(redirects) = fields.optional::<u8>("redirects") {
             if redirects > REDIRECTS_LIMIT {
@@ -124,24 +140,77 @@ impl Settings {
             self.redirects = redirects;
         }
         self.reuse = fields.optional("connection").unwrap_or_default();
-        self.tls = fields.section("tls", TlsSettings::read).unwrap_or_default();
+        self.auth = fields.section("auth", Auth::read);
+        let named = |name: &HeaderName| self.secret_headers.iter().any(|(known, _)| known == name);
+        if self.auth.is_some() && (self.headers.contains_key(header::AUTHORIZATION) || named(&header::AUTHORIZATION)) {
+            fields.wrong("auth", "cannot be set beside a header authorization");
+        }
+        self.route = Route::read(&mut fields);
+        fields.finish()
+    }
+
+    fn read_host(&mut self, fields: &mut Fields) {
+        let Some(host) = fields.optional::<String>("host") else { return };
+        let authority = host.parse::<hyper::http::uri::Authority>().is_ok_and(|read| !read.as_str().contains('@'));
+        match HeaderValue::try_from(&host) {
+            Ok(value) if authority => {
+                if self.headers.insert(header::HOST, value).is_some() {
+                    fields.wrong("host", "is set by http.headers too");
+                }
+            }
+            _ => fields.wrong("host", "must be a host name, and a port if there is to be one"),
+        }
+    }
+
+    /// No message here repeats a value: it may be a secret.
+    fn read_headers(&mut self, map: Map<String, Value>) -> Result<(), FieldErrors> {
+        let mut fields = Fields::new(Map::new());
+        self.headers.reserve(map.len().min(HEADERS_LIMIT));
+        let mut size = 0;
+        for (at, (name, value)) in map.into_iter().enumerate() {
+            if at >= HEADERS_LIMIT {
+                fields.wrong(&name, "is one too many: at most 64 headers can be set");
+                break;
+            }
+            let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
+                fields.wrong(&name, "is not a header name");
+                continue;
+            };
+            if RESERVED.contains(&parsed) {
+                fields.wrong(&name, "is set by the prober itself");
+                continue;
+            }
+            let known = self.headers.contains_key(&parsed) || self.secret_headers.iter().any(|(n, _)| *n == parsed);
+            match serde_json::from_value(value) {
+                Ok(SecretRef::Plain(text)) => {
+                    let Ok(mut value) = HeaderValue::from_str(&text) else {
+                        fields.wrong(&name, "must be a text without line breaks or other control characters");
+                        continue;
+                    };
+                    size += name.len() + value.len();
+                    value.set_sensitive(true);
+                    self.headers.insert(parsed, value);
+                }
+                Ok(elsewhere) => self.secret_headers.push((parsed, elsewhere)),
+                Err(error) => {
+                    fields.wrong(&name, error);
+                    continue;
+                }
+            }
+            if size > HEADERS_SIZE_LIMIT {
+                fields.wrong(&name, "is too much: all headers together must be at most 16384 bytes long");
+                break;
+            }
+            if known {
+                fields.wrong(&name, "is set twice");
+            }
+        }
         fields.finish()
     }
 
     fn read_expect(&mut self, map: Map<String, Value>) -> Result<(), FieldErrors> {
         let mut fields = Fields::new(map);
-        if let Some(status) = fields.optional::<Value>("status") {
-            match Statuses::read(&status) {
-                Ok(statuses) => self.status = statuses,
-                Err(errors) => fields.absorb(errors),
-            }
-        }
-        if let Some(text) = fields.optional::<String>("body") {
-            if text.is_empty() || text.len() > TEXT_LIMIT {
-                fields.wrong("body", "must be a text of 1 to 4096 bytes");
-            }
-            self.contains = Some(text);
-        }
+        self.expect = Expect::read(&mut fields);
         self.expectations = Expectations::read(&mut fields);
         fields.finish()
     }
@@ -168,39 +237,3 @@ const RESERVED: [HeaderName; 12] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
-
-/// No message here repeats a value: it may be a secret.
-fn headers(map: Map<String, Value>) -> Result<HeaderMap, FieldErrors> {
-    let mut fields = Fields::new(Map::new());
-    let mut headers = HeaderMap::with_capacity(map.len().min(HEADERS_LIMIT));
-    let mut size = 0;
-    for (at, (name, value)) in map.into_iter().enumerate() {
-        if at >= HEADERS_LIMIT {
-            fields.wrong(&name, "is one too many: at most 64 headers can be set");
-            break;
-        }
-        let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
-            fields.wrong(&name, "is not a header name");
-            continue;
-        };
-        if RESERVED.contains(&parsed) {
-            fields.wrong(&name, "is set by the prober itself");
-            continue;
-        }
-        let Some(mut value) = value.as_str().and_then(|value| HeaderValue::from_str(value).ok()) else {
-            fields.wrong(&name, "must be a text without line breaks or other control characters");
-            continue;
-        };
-        size += name.len() + value.len();
-        value.set_sensitive(true);
-        if size > HEADERS_SIZE_LIMIT {
-            fields.wrong(&name, "is too much: all headers together must be at most 16384 bytes long");
-            break;
-        }
-        if headers.insert(parsed, value).is_some() {
-            fields.wrong(&name, "is set twice");
-        }
-    }
-    fields.finish()?;
-    Ok(headers)
-}

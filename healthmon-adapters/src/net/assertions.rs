@@ -27,6 +27,11 @@ impl Assertions {
         self.noted.push((reason, Assertion::new(what, &expected, &seen, held)));
     }
 
+    /// Whether one of them failed already.
+    pub fn have_failed(&self) -> bool {
+        self.noted.iter().any(|(_, assertion)| assertion.held == Held::Failed)
+    }
+
     /// What they come to, all that did not hold being told together; none when all held.
     pub(crate) fn verdict(&self) -> Option<Fault> {
         let of = |held| self.noted.iter().filter(move |(_, assertion)| assertion.held == held);

@@ -9,6 +9,7 @@ use healthmon_core::{
 use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use super::{DialError, Expectations, Progress, Stage};
+use crate::secrets::SecretError;
 
 /// Why a probe did not pass.
 #[derive(Debug)]
@@ -38,6 +39,12 @@ impl Fault {
 impl From<DialError> for Fault {
     fn from(error: DialError) -> Self {
         Self { outcome: error.outcome(), detail: error.to_string() }
+    }
+}
+
+impl From<SecretError> for Fault {
+    fn from(error: SecretError) -> Self {
+        Self::indeterminate(IndeterminateReason::Secret, error.to_string())
     }
 }
 

@@ -1,25 +1,57 @@
 //! The one connector.
 
+mod race;
+
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     sync::Arc,
-    time::Duration,
 };
 
 use healthmon_core::probe::{FailReason, IndeterminateReason, Outcome};
-use tokio::{
-    net::TcpStream,
-    sync::Semaphore,
-    time::{Instant, timeout_at},
-};
+use serde::Deserialize;
+use tokio::{net::TcpStream, sync::Semaphore, time::Instant};
 use url::Host;
 
 use super::{
     AddressPolicy, LookupPermit, Progress, Refusal, ResolveError, Resolver, Stage, SystemResolver, progress::add,
     resolver::is_ours,
 };
+
+/// Which addresses of a host are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+pub enum Family {
+    /// Those of either family.
+    #[default]
+    #[serde(rename = "any")]
+    Any,
+    /// IPv4 only.
+    #[serde(rename = "4")]
+    V4,
+    /// IPv6 only.
+    #[serde(rename = "6")]
+    V6,
+}
+
+impl Family {
+    /// Whether `address` is of this family. An IPv4 address in IPv6 clothes is an IPv4 address.
+    pub const fn holds(self, address: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::V4 => address.to_canonical().is_ipv4(),
+            Self::V6 => address.to_canonical().is_ipv6(),
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "no address",
+            Self::V4 => "no IPv4 address",
+            Self::V6 => "no IPv6 address",
+        }
+    }
+}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -115,9 +147,10 @@ impl Dialer {
 
     /// A connection to `host`, made to an address that the policy allowed.
     ///
-    /// Allowed addresses are tried in turn, at most [`ADDRESSES`](Self::ADDRESSES) of them, each
-    /// with an equal share of the time that is left until `deadline`. The caller enforces the
-    /// deadline itself by dropping the future.
+    /// The allowed addresses of a name, at most [`ADDRESSES`](Self::ADDRESSES) of them, race each
+    /// other as RFC 8305 has it: the families take turns, an attempt is begun when the one before it
+    /// has failed or has not answered for 250 ms, and the first connection wins. The caller enforces
+    /// the deadline itself by dropping the future.
     ///
     /// # Errors
     /// When the name has no address, the policy refuses them all, or none takes the connection.
@@ -128,12 +161,30 @@ impl Dialer {
         deadline: Instant,
         progress: &mut Progress,
     ) -> Result<TcpStream, DialError> {
+        self.dial_over(Family::Any, host, port, deadline, progress).await
+    }
+
+    /// The same over addresses of one family.
+    ///
+    /// # Errors
+    /// Those of [`dial`](Self::dial), and that the host has no address of that family.
+    pub async fn dial_over(
+        &self,
+        family: Family,
+        host: Host<&str>,
+        port: u16,
+        deadline: Instant,
+        progress: &mut Progress,
+    ) -> Result<TcpStream, DialError> {
         let literal = match host {
             Host::Ipv4(address) => IpAddr::V4(address),
             Host::Ipv6(address) => IpAddr::V6(address),
-            Host::Domain(name) => return self.dial_name(name, port, deadline, progress).await,
+            Host::Domain(name) => return self.dial_name(family, name, port, deadline, progress).await,
         };
         self.policy.judge(literal)?;
+        if !family.holds(literal) {
+            return Err(no_address_of(family, &literal.to_string()));
+        }
         let begun = Instant::now();
         progress.stage = Stage::Connect;
         let connected = connect(SocketAddr::new(literal.to_canonical(), port)).await;
@@ -144,32 +195,29 @@ impl Dialer {
 
     async fn dial_name(
         &self,
+        family: Family,
         name: &str,
         port: u16,
         deadline: Instant,
         progress: &mut Progress,
     ) -> Result<TcpStream, DialError> {
         let addresses = self.lookup(name, progress).await?;
-        let mut allowed = Vec::with_capacity(addresses.len().min(Self::ADDRESSES));
         let mut refusal = None;
-        for address in addresses {
-            match self.policy.judge(address) {
-                Ok(()) if allowed.len() < Self::ADDRESSES => {
-                    allowed.push(SocketAddr::new(address.to_canonical(), port));
-                }
-                Ok(()) => {}
-                Err(refused) => refusal = refusal.or(Some(refused)),
+        let of_family = addresses.into_iter().filter(|address| family.holds(*address));
+        let allowed = of_family.filter_map(|address| match self.policy.judge(address) {
+            Ok(()) => Some(SocketAddr::new(address.to_canonical(), port)),
+            Err(refused) => {
+                refusal = refusal.or(Some(refused));
+                None
             }
+        });
+        let allowed = race::interleaved(allowed);
+        if allowed.is_empty() {
+            return Err(refusal.map_or_else(|| no_address_of(family, name), DialError::Refused));
         }
-        let Some((&last, earlier)) = allowed.split_last() else {
-            return Err(match refusal {
-                Some(refusal) => DialError::Refused(refusal),
-                None => lookup_error(name, ResolveError::Failed("the name has no address".to_owned())),
-            });
-        };
         let begun = Instant::now();
         progress.stage = Stage::Connect;
-        let connected = connect_in_turn(earlier, last, deadline).await;
+        let connected = race::connect_first(&allowed, deadline).await;
         add(&mut progress.phases.connect_us, begun.elapsed());
         learn_peer(&connected, progress);
         connected
@@ -200,30 +248,8 @@ fn lookup_error(host: &str, source: ResolveError) -> DialError {
     DialError::Lookup { host: host.to_owned(), source }
 }
 
-/// A blackholed address must not use up the time of those behind it.
-async fn connect_in_turn(earlier: &[SocketAddr], last: SocketAddr, deadline: Instant) -> Result<TcpStream, DialError> {
-    let mut seen_of_target = None;
-    for (at, &address) in earlier.iter().enumerate() {
-        let left = u32::try_from(earlier.len() - at + 1).unwrap_or(u32::MAX);
-        let share = deadline.saturating_duration_since(Instant::now()) / left;
-        let error = match timeout_at(Instant::now() + share, connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => error,
-            Err(_) => DialError::Connect { address, source: no_answer(share) },
-        };
-        if matches!(error.outcome(), Outcome::Fail(_)) {
-            seen_of_target = Some(error);
-        }
-    }
-    connect(last).await.map_err(|error| match (error.outcome(), seen_of_target) {
-        // One address failed by its own fault: that says more than a trouble of ours with the last.
-        (Outcome::Indeterminate(_), Some(seen)) => seen,
-        _ => error,
-    })
-}
-
-fn no_answer(share: Duration) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} ms", share.as_millis()))
+fn no_address_of(family: Family, host: &str) -> DialError {
+    lookup_error(host, ResolveError::Failed(format!("the host has {}", family.as_str())))
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {

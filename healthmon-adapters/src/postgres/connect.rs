@@ -162,7 +162,20 @@ impl Postgres {
         let hosts = Hosts::parse(&options.url)?;
         let (_, direct) = Hosts::parse(options.direct_url())?.primary(options.connect_timeout).await?;
         let settled = timeout(PATIENCE, schema::settle(direct, &options)).await.unwrap_or_else(|_| Err(slow(PATIENCE)));
-        let settled = settled?;
+        Self::open(hosts, options, settled?).await
+    }
+
+    /// The same database by connections of their own, at most so many: whoever takes all of them is in
+    /// nobody's way.
+    ///
+    /// # Errors
+    /// Transient when no primary can be reached.
+    pub async fn beside(&self, max_connections: u32) -> Result<Self, StoreError> {
+        let options = PostgresOptions { max_connections, ..self.0.options.clone() };
+        Self::open(Hosts::parse(&options.url)?, options, self.0.settled).await
+    }
+
+    async fn open(hosts: Hosts, options: PostgresOptions, settled: schema::Settled) -> Result<Self, StoreError> {
         let (primary, watched) = hosts.primary(options.connect_timeout).await?;
         // Connections from before the pool was pointed elsewhere.
         let moved: Arc<Mutex<Option<Instant>>> = Arc::default();

@@ -6,7 +6,7 @@ use healthmon_core::{
     engine::{Control, Input, Sighting, State, Thresholds},
     id::{Applied, Revision, Seq, ServiceId},
     ports::{AppliedInput, ResultQuery, ServiceFilter, ServiceView, StoreError, StoredResult},
-    probe::ProbeId,
+    probe::{ProbeId, Reason},
     service::Service,
     status::LogEntry,
 };
@@ -97,7 +97,7 @@ impl PostgresResultStore {
     ) -> Result<Vec<StoredResult>> {
         let before = query.before.as_ref();
         let to = query.to.map_or(i64::MAX, |slot| slot.as_millis());
-        let page = sql(AssertSqlSafe(page_of_results(query.outcome)))
+        let page = sql(AssertSqlSafe(page_of_results(query.outcome, query.reason)))
             .bind(id.as_i64())
             .bind(query.from.map_or(i64::MIN, |slot| slot.as_millis()))
             .bind(before.map_or(to, |key| to.min(key.slot.as_millis())))
@@ -195,8 +195,8 @@ impl PostgresResultStore {
 /// than they hold. The planner has no other way to do it, however little it knows of the tables.
 ///
 /// Outcomes are written out: it is from them that the planner knows when the index of what did not
-/// pass will do.
-fn page_of_results(outcome: Option<&str>) -> String {
+/// pass will do. Whatever has a reason did not.
+fn page_of_results(outcome: Option<&str>, reason: Option<Reason>) -> String {
     let outcomes = match outcome {
         None => "",
         Some("pass") => "AND outcome = 0",
@@ -204,6 +204,8 @@ fn page_of_results(outcome: Option<&str>) -> String {
         Some("fail") => "AND outcome IN (2, 3)",
         Some(_) => "AND outcome = 4",
     };
+    let reasons = reason.map(|reason| format!("AND outcome <> 0 AND reason = {}", reason.code())).unwrap_or_default();
+    let outcomes = format!("{outcomes} {reasons}");
     format!(
         "WITH newest AS (SELECT slot FROM results WHERE service_id = $1 AND slot >= $2 AND slot < $3 {outcomes} \
              ORDER BY slot DESC LIMIT $9) \

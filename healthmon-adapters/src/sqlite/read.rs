@@ -125,9 +125,10 @@ impl SqliteResultStore {
             Some(_) => &[4],
         };
         let list = codes.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
+        let reason = query.reason.map(|reason| format!("AND reason = {}", reason.code())).unwrap_or_default();
         let sql = format!(
             "SELECT {RESULT_COLUMNS} FROM results JOIN regions ON regions.id = region_id \
-             WHERE service_id = ?1 AND slot >= ?2 AND slot < ?3 AND outcome IN ({list}) \
+             WHERE service_id = ?1 AND slot >= ?2 AND slot < ?3 AND outcome IN ({list}) {reason} \
              AND (?4 IS NULL OR slot <= ?4) AND (?4 IS NULL OR (slot, name, kind) < (?4, ?5, ?6)) \
              ORDER BY slot DESC, name DESC, kind DESC LIMIT ?7"
         );

@@ -37,12 +37,12 @@ async fn a_status_passes_when_it_is_listed_and_else_says_what_was_expected() {
     let cases = [
         (200, json!(null), Ok(())),
         (204, json!(null), Ok(())),
-        (404, json!(null), Err("expected status 200-299, got 404")),
+        (404, json!(null), Err("status: expected 200-299, got 404")),
         (404, json!(404), Ok(())),
         (404, json!("4xx"), Ok(())),
-        (503, json!([200, "301-399", "4xx"]), Err("expected status 200, 301-399, 400-499, got 503")),
+        (503, json!([200, "301-399", "4xx"]), Err("status: expected 200, 301-399, 400-499, got 503")),
         (302, json!([302]), Ok(())),
-        (304, json!(null), Err("expected status 200-299, got 304")),
+        (304, json!(null), Err("status: expected 200-299, got 304")),
     ];
     for (status, expected, verdict) in cases {
         let server = Server::answering(move |_| answer(status, "", "")).await;
@@ -89,7 +89,7 @@ async fn the_expected_text_is_found_in_a_body_of_any_encoding_that_was_offered()
         assert_eq!(header(&server.requests()[0], "accept-encoding"), Some("gzip, deflate"));
         let missing = see(&prober(), &server.url(), json!({"expect": {"body": "thread"}})).await;
         assert_eq!(missing.outcome, Outcome::Fail(FailReason::Assertion), "{named} {how}");
-        assert_eq!(detail(&missing), "the expected text is not in the body (18006 bytes)");
+        assert_eq!(detail(&missing), "body: expected to contain \"thread\", got a body of 18006 bytes");
     }
 }
 

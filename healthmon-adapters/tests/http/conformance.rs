@@ -36,6 +36,40 @@ async fn secure(_: ProberSetup) -> ProberFixture {
     }
 }
 
+/// None of the suite's targets speaks HTTP/2, so they are all strangers to it.
+async fn multiplexed(_: ProberSetup) -> ProberFixture {
+    let options = json!({"http": {"version": "2"}, "expect": {"json": {"$.status": "green"}, "size": {"max": 100}}});
+    ProberFixture {
+        prober: Arc::new(prober()),
+        settings: Box::new(move |address| settings(&format!("http://{address}/"), PATIENCE, &options)),
+    }
+}
+
+/// The suite's targets are taken for token servers first, and are none.
+async fn authorized(_: ProberSetup) -> ProberFixture {
+    ProberFixture {
+        prober: Arc::new(prober()),
+        settings: Box::new(|address| {
+            let client = json!({"token_url": format!("http://{address}/"), "client_id": "a", "client_secret": "b"});
+            settings(&format!("http://{address}/"), PATIENCE, &json!({"http": {"auth": {"oauth2": client}}}))
+        }),
+    }
+}
+
+/// And here for proxies.
+async fn proxied(_: ProberSetup) -> ProberFixture {
+    ProberFixture {
+        prober: Arc::new(prober()),
+        settings: Box::new(|address| {
+            let options = json!({"http": {"proxy": {"url": format!("http://{address}/")}}});
+            settings("https://shop.test/", PATIENCE, &options)
+        }),
+    }
+}
+
 healthmon_core::prober_conformance!(mod http, plain);
 healthmon_core::prober_conformance!(mod http_with_options, demanding);
 healthmon_core::prober_conformance!(mod https, secure);
+healthmon_core::prober_conformance!(mod http_2, multiplexed);
+healthmon_core::prober_conformance!(mod http_with_tokens, authorized);
+healthmon_core::prober_conformance!(mod http_through_a_proxy, proxied);

@@ -132,7 +132,7 @@ fn rows() -> Vec<Row> {
             endless("HTTP/1.1 200 OK\r\n\r\n", &[b'x'; 16_384]),
             text(),
             fail(FailReason::Assertion),
-            "the expected text is not in the body's first 65536 bytes",
+            "body: expected to contain \"needle\", got a body's first 65536 bytes",
         ),
         row(
             "endless chunks",
@@ -146,14 +146,14 @@ fn rows() -> Vec<Row> {
             endless("HTTP/1.1 500 No\r\n\r\n", &[b'x'; 16_384]),
             json!({}),
             fail(FailReason::Status),
-            "expected status 200-299, got 500",
+            "status: expected 200-299, got 500",
         ),
         row(
             "gzip bomb",
             gzip_bomb(),
             text(),
             fail(FailReason::Assertion),
-            "the expected text is not in the body's first 65536 bytes",
+            "body: expected to contain \"needle\", got a body's first 65536 bytes",
         ),
         row("gzip bomb that nobody decodes", gzip_bomb(), json!({}), Outcome::Pass, ""),
         row(
@@ -161,7 +161,7 @@ fn rows() -> Vec<Row> {
             gzip_of_nothing(),
             text(),
             fail(FailReason::Assertion),
-            "the expected text is not in the body's first 0 bytes",
+            "body: expected to contain \"needle\", got a body's first 0 bytes",
         ),
         row(
             "broken gzip",

@@ -38,7 +38,7 @@ async fn with_no_redirects_asked_for_the_status_is_judged() {
     let server = staircase().await;
     let url = format!("{}1", server.url());
     let seen = see(&prober(), &url, json!({"http": {"redirects": 0}})).await;
-    assert_eq!((seen.outcome, detail(&seen)), (Outcome::Fail(FailReason::Status), "expected status 200-299, got 302"));
+    assert_eq!((seen.outcome, detail(&seen)), (Outcome::Fail(FailReason::Status), "status: expected 200-299, got 302"));
     let seen = see(&prober(), &url, json!({"expect": {"status": 302}})).await;
     assert_eq!((seen.outcome, seen.code), (Outcome::Pass, Some(302)), "an expected redirect is not followed");
 }

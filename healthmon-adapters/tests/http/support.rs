@@ -18,7 +18,7 @@ use healthmon_adapters::{
 use healthmon_core::{
     id::{Epoch, Region, Revision, ServiceId},
     ports::Prober,
-    probe::{Kind, Observation, Probe},
+    probe::{Inspection, Kind, Observation, Probe},
     service::{Activity, Service, ServiceSettings},
     time::{Slot, Timestamp},
 };
@@ -236,6 +236,13 @@ pub(crate) async fn see_within(prober: &HttpProber, url: &str, timeout: Duration
     let settings = settings(url, timeout, &options);
     prober.check(&settings).expect("settings that the prober takes");
     prober.probe(&probe_of(settings)).await
+}
+
+/// Takes a closer look at `url` with `options`, which must be right.
+pub(crate) async fn inspect(prober: &HttpProber, url: &str, options: Value) -> Inspection {
+    let settings = settings(url, PATIENCE, &options);
+    prober.check(&settings).expect("settings that the prober takes");
+    prober.inspect(&probe_of(settings)).await
 }
 
 pub(crate) fn detail(seen: &Observation) -> &str {

@@ -1,6 +1,12 @@
 //! Real handshakes with certificates made for the test.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use healthmon_adapters::{
     http::{HttpProber, HttpProberConfig},
@@ -12,9 +18,10 @@ use healthmon_core::{
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
 use rustls::{
-    ServerConfig,
+    RootCertStore, ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -27,13 +34,13 @@ use super::support::{
 const EXPIRES: &str = "2100-01-02T00:00:00Z";
 
 /// A certificate authority of the test's own.
-struct Authority {
-    pem: String,
+pub(crate) struct Authority {
+    pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -42,13 +49,13 @@ impl Authority {
         Self { pem, issuer: Issuer::new(params, key) }
     }
 
-    fn sign(&self, params: &CertificateParams) -> Identity {
+    pub(crate) fn sign(&self, params: &CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        Identity { certificate: certificate.der().clone(), key }
+        Identity { pem: certificate.pem(), certificate: certificate.der().clone(), key }
     }
 
-    fn prober(&self) -> HttpProber {
+    pub(crate) fn prober(&self) -> HttpProber {
         let dialer = Dialer::new(AddressPolicy::new(Loopback::Allowed)).with_resolver(Names::all_at("127.0.0.1"));
         let extra_roots = self.pem.clone().into_bytes();
         HttpProber::new(HttpProberConfig { dialer: dialer.into(), extra_roots, ..Default::default() })
@@ -56,12 +63,13 @@ impl Authority {
     }
 }
 
-struct Identity {
-    certificate: CertificateDer<'static>,
-    key: KeyPair,
+pub(crate) struct Identity {
+    pem: String,
+    pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) key: KeyPair,
 }
 
-fn params(name: &str) -> CertificateParams {
+pub(crate) fn params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
     params.not_after = date_time_ymd(2100, 1, 2);
     params
@@ -74,13 +82,13 @@ fn expired(name: &str) -> CertificateParams {
     params
 }
 
-fn self_signed(name: &str) -> Identity {
+pub(crate) fn self_signed(name: &str) -> Identity {
     let key = KeyPair::generate().expect("a key");
     let certificate = params(name).self_signed(&key).expect("a certificate");
-    Identity { certificate: certificate.der().clone(), key }
+    Identity { pem: certificate.pem(), certificate: certificate.der().clone(), key }
 }
 
-fn acceptor(identity: &Identity, versions: &[&'static rustls::SupportedProtocolVersion]) -> TlsAcceptor {
+pub(crate) fn acceptor(identity: &Identity, versions: &[&'static rustls::SupportedProtocolVersion]) -> TlsAcceptor {
     let key = PrivateKeyDer::try_from(identity.key.serialize_der()).expect("a key");
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(versions)
@@ -91,7 +99,7 @@ fn acceptor(identity: &Identity, versions: &[&'static rustls::SupportedProtocolV
     TlsAcceptor::from(Arc::new(config))
 }
 
-async fn serve_with(acceptor: TlsAcceptor, answer: Vec<u8>) -> Server {
+pub(crate) async fn serve_with(acceptor: TlsAcceptor, answer: Vec<u8>) -> Server {
     Server::raw(move |stream| {
         let (acceptor, answer) = (acceptor.clone(), answer.clone());
         async move {
@@ -107,7 +115,7 @@ async fn serve(identity: &Identity) -> Server {
     serve_with(acceptor(identity, rustls::ALL_VERSIONS), OK.to_vec()).await
 }
 
-fn at(server: &Server, host: &str) -> String {
+pub(crate) fn at(server: &Server, host: &str) -> String {
     format!("https://{host}:{}/", server.address.port())
 }
 
@@ -263,4 +271,53 @@ fn extra_roots_that_are_no_certificates_are_refused() {
         let refused = HttpProber::new(HttpProberConfig { extra_roots: pem.into(), ..Default::default() });
         assert!(matches!(refused, Err(TlsSetupError::Root(_))), "{pem:?}");
     }
+}
+
+/// Asks every client for a certificate, answers with a redirect to `location` if there is one, and
+/// counts the clients that showed theirs.
+async fn asking(authority: &Authority, name: &str, location: Option<String>) -> (Server, Arc<AtomicUsize>) {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("pem")).expect("a root");
+    let provider = Arc::new(ring::default_provider());
+    let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()
+        .expect("a verifier");
+    let identity = authority.sign(&params(name));
+    let key = PrivateKeyDer::try_from(identity.key.serialize_der()).expect("a key");
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(clients)
+        .with_single_cert(vec![identity.certificate.clone()], key)
+        .expect("a certificate");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let shown = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&shown);
+    let answer = location.map_or(OK.to_vec(), |location| answer(302, &format!("location: {location}\r\n"), ""));
+    let server = Server::raw(move |stream| {
+        let (acceptor, answer, count) = (acceptor.clone(), answer.clone(), Arc::clone(&count));
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            if stream.get_ref().1.peer_certificates().is_some() {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+            while read_request(&mut stream).await.is_some() && stream.write_all(&answer).await.is_ok() {}
+        }
+    })
+    .await;
+    (server, shown)
+}
+
+#[tokio::test]
+async fn sec_a_clients_certificate_is_not_shown_to_another_origin() {
+    let authority = Authority::new();
+    let client = authority.sign(&params("monitor.test"));
+    let pem = client.pem.clone();
+    let (elsewhere, shown_elsewhere) = asking(&authority, "elsewhere.test", None).await;
+    let (home, shown_at_home) = asking(&authority, "shop.test", Some(at(&elsewhere, "elsewhere.test"))).await;
+    let tls = json!({"certificate": pem, "key": client.key.serialize_pem(), "server_name": "shop.test"});
+    let seen = see(&authority.prober(), &at(&home, "shop.test"), json!({"http": {"tls": tls}})).await;
+    assert_eq!(seen.outcome, Outcome::Pass, "elsewhere is asked for by its own name: {seen:?}");
+    assert_eq!((shown_at_home.load(Ordering::SeqCst), shown_elsewhere.load(Ordering::SeqCst)), (1, 0));
 }

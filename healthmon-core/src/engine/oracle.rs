@@ -4,6 +4,10 @@
 //! each time it is asked: no bit sets, no running totals, nothing in common with the engine but the
 //! nouns. Slow, and meant to be: it is what the engine, and a store's account of it, is compared to.
 
+mod ledger;
+
+pub use ledger::Ledger;
+
 use crate::{
     engine::{
         Control, Damping, Effects, Grade, Hint, Ignored, Input, LatchRule, Sighting, TargetChange, Thresholds, Vote,
@@ -38,7 +42,7 @@ pub struct Oracle {
 }
 
 /// What the oracle works out of one region.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct RegionAccount {
     /// The newest slot that voted.
     pub watermark: Option<Slot>,

@@ -324,6 +324,7 @@ impl ResultStore for MemoryResultStore {
             query.from.is_none_or(|from| key.slot >= from)
                 && query.to.is_none_or(|to| key.slot < to)
                 && query.outcome.is_none_or(|outcome| stored.outcome().as_str() == outcome)
+                && query.reason.is_none_or(|reason| stored.outcome().reason() == Some(reason))
         });
         Ok(wanted.take(limit.get()).map(|(_, stored)| stored.clone()).collect())
     }

@@ -43,6 +43,8 @@ pub enum HandleError {
 #[derive(Clone)]
 pub struct Handle {
     pub(super) shared: Arc<Shared>,
+    /// The way to the store that calls take.
+    store: Arc<dyn ResultStore>,
 }
 
 pub(super) struct Shared {
@@ -57,9 +59,20 @@ pub(super) struct Shared {
 }
 
 impl Handle {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { store: Arc::clone(&shared.store), shared }
+    }
+
+    /// The same monitor's, by another way to its store: with connections of its own, for instance, so
+    /// that whoever asks much is not in the way of who records.
+    #[must_use]
+    pub fn over(&self, store: Arc<dyn ResultStore>) -> Self {
+        Self { shared: Arc::clone(&self.shared), store }
+    }
+
     /// The store, for reading what there is no method for here.
     pub fn store(&self) -> &Arc<dyn ResultStore> {
-        &self.shared.store
+        &self.store
     }
 
     /// The queue, for its depth.
@@ -75,6 +88,12 @@ impl Handle {
     /// How the monitor's loops are doing.
     pub fn signs(&self) -> VitalSigns {
         self.shared.vitals.signs(self.now())
+    }
+
+    /// Where secrets stand in the options of services with this scheme: paths such as
+    /// `http.headers.*`. None when no prober here takes the scheme, so that anything may be one.
+    pub fn secrets(&self, scheme: &str) -> Option<&'static [&'static str]> {
+        self.shared.probers.secrets(scheme)
     }
 
     /// Checks settings as registering would, without registering.
@@ -97,11 +116,11 @@ impl Handle {
     pub async fn register(&self, settings: ServiceSettings) -> Result<Service, HandleError> {
         self.check(&settings)?;
         let mut id = self.shared.ids.next().await;
-        let mut registered = self.shared.store.register(id, settings.clone()).await;
+        let mut registered = self.store.register(id, settings.clone()).await;
         if let Err(StoreError::Conflict(_)) = registered {
             // Another node has this one's number for now, and made an id in the same millisecond.
             id = self.shared.ids.next().await;
-            registered = self.shared.store.register(id, settings).await;
+            registered = self.store.register(id, settings).await;
         }
         let service = registered?;
         // Not the target: its query may hold a token.
@@ -123,7 +142,7 @@ impl Handle {
         if let Change::Settings(settings) = &change {
             self.check(settings)?;
         }
-        let changed = self.shared.store.change(id, expected, change).await?;
+        let changed = self.store.change(id, expected, change).await?;
         publish(&*self.shared.broadcaster, changed.entries);
         self.shared.broadcaster.publish(Hint::Services(changed.service.revision));
         Ok(changed.service)
@@ -166,7 +185,7 @@ impl Handle {
     /// # Errors
     /// Those of the store.
     pub async fn service(&self, id: ServiceId) -> Result<Option<ServiceView>, StoreError> {
-        self.shared.store.service(id).await
+        self.store.service(id).await
     }
 
     /// Services by id, those after `after`.
@@ -179,7 +198,7 @@ impl Handle {
         after: Option<ServiceId>,
         limit: NonZeroUsize,
     ) -> Result<Vec<ServiceView>, StoreError> {
-        self.shared.store.services(filter, after, limit).await
+        self.store.services(filter, after, limit).await
     }
 
     /// A service's newest results.
@@ -187,7 +206,7 @@ impl Handle {
     /// # Errors
     /// Those of the store.
     pub async fn results(&self, id: ServiceId, limit: NonZeroUsize) -> Result<Vec<StoredResult>, StoreError> {
-        self.shared.store.results(id, &ResultQuery::default(), limit).await
+        self.store.results(id, &ResultQuery::default(), limit).await
     }
 
     /// Probes a service now, through queue and worker like any other probe, and returns the
@@ -197,7 +216,7 @@ impl Handle {
     /// [`HandleError::NoResult`] when no worker gave one in time.
     pub async fn probe(&self, id: ServiceId) -> Result<StoredResult, HandleError> {
         let shared = &self.shared;
-        let view = shared.store.service(id).await?.ok_or(StoreError::NotFound(id))?;
+        let view = self.store.service(id).await?.ok_or(StoreError::NotFound(id))?;
         let service = Arc::new(view.service);
         let region = service.settings.regions.iter().next().cloned().unwrap_or_default();
         let probe = Probe::new(Arc::clone(&service), region, Slot::at(shared.clock.now()), Kind::Manual);
@@ -207,7 +226,7 @@ impl Handle {
         let found = async {
             let mut pause = RESULT_PERIOD;
             loop {
-                if let Some(result) = shared.store.result(&probe_id).await? {
+                if let Some(result) = self.store.result(&probe_id).await? {
                     return Ok(result);
                 }
                 tokio::time::sleep(pause).await;
@@ -224,12 +243,7 @@ impl Handle {
 
     /// Every entry of the log after `after`, in order and without a gap, for as long as it is read.
     pub fn log(&self, after: Seq) -> LogStream {
-        LogStream {
-            store: Arc::clone(&self.shared.store),
-            hints: Some(self.hints()),
-            cursor: after,
-            buffer: VecDeque::new(),
-        }
+        LogStream { store: Arc::clone(&self.store), hints: Some(self.hints()), cursor: after, buffer: VecDeque::new() }
     }
 }
 

@@ -211,7 +211,7 @@ impl MonitorBuilder {
         let vitals = Arc::default();
         let shared = Shared { store, queue, broadcaster, clock, vitals, probers, regions: self.regions, ids };
         let name = self.name.unwrap_or_else(|| "monitor".into());
-        Ok(Monitor { scheduler, handle: Handle { shared: Arc::new(shared) }, tuning: self.tuning.bounded(), name })
+        Ok(Monitor { scheduler, handle: Handle::new(Arc::new(shared)), tuning: self.tuning.bounded(), name })
     }
 }
 

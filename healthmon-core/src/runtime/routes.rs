@@ -50,8 +50,9 @@ impl Probers {
     }
 
     /// Where secrets stand in the options of services with this scheme; see [`Prober::secrets`].
-    pub fn secrets(&self, scheme: &str) -> &'static [&'static str] {
-        self.0.get(scheme).map_or(&[], |prober| prober.secrets())
+    /// None when there is no prober for it, so that nobody here can say.
+    pub fn secrets(&self, scheme: &str) -> Option<&'static [&'static str]> {
+        self.0.get(scheme).map(|prober| prober.secrets())
     }
 
     /// Performs a probe with the prober of its target's scheme.

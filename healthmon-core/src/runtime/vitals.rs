@@ -2,6 +2,7 @@
 //! installs a recorder, and as newest values for whoever asks.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -128,6 +129,7 @@ impl Default for Vitals {
         describe_counter!("healthmon_probes_fenced_total", "Probes that the queue dropped: their claim was stale");
         describe_counter!("healthmon_probes_total", "Probes performed, by outcome and reason");
         describe_counter!("healthmon_results_recorded_total", "Results recorded");
+        describe_counter!("healthmon_results_total", "Results given to the store, by outcome and reason");
         describe_counter!("healthmon_probes_expired_total", "Probes that nobody began by their start-by, as recorded");
         describe_counter!("healthmon_results_repeated_total", "Results that were recorded already");
         describe_counter!("healthmon_results_set_aside_total", "Results that cannot be recorded, by why");
@@ -186,8 +188,8 @@ impl Vitals {
         if result.id.kind == Kind::Scheduled {
             self.start.note(result.started, std::iter::once(result.started.since(result.id.slot.time())));
         }
-        let reason = outcome.reason().map_or("", |reason| reason.as_str());
-        counter!("healthmon_probes_total", "outcome" => outcome.as_str(), "reason" => reason).increment(1);
+        let (outcome, reason) = labels(outcome);
+        counter!("healthmon_probes_total", "outcome" => outcome, "reason" => reason).increment(1);
     }
 
     /// Results were recorded.
@@ -197,6 +199,13 @@ impl Vitals {
         self.repeated.increment(recorded.repeated as u64);
         let expired = Outcome::Indeterminate(IndeterminateReason::Expired);
         self.expired.increment(results.iter().filter(|result| result.seen.outcome == expired).count() as u64);
+        let mut counts: BTreeMap<(&'static str, &'static str), u64> = BTreeMap::new();
+        for result in results {
+            *counts.entry(labels(result.seen.outcome)).or_default() += 1;
+        }
+        for ((outcome, reason), count) in counts {
+            counter!("healthmon_results_total", "outcome" => outcome, "reason" => reason).increment(count);
+        }
         for (_, why) in &recorded.set_aside {
             self.set_aside(*why);
         }
@@ -220,6 +229,11 @@ impl Vitals {
     pub(super) fn set_aside(&self, why: SetAside) {
         counter!("healthmon_results_set_aside_total", "why" => why.as_str()).increment(1);
     }
+}
+
+/// An outcome as metrics have it: its name, and the reason's or nothing.
+fn labels(outcome: Outcome) -> (&'static str, &'static str) {
+    (outcome.as_str(), outcome.reason().map_or("", |reason| reason.as_str()))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! ```
 
 mod latch;
+mod ledger;
 mod non_laws;
 mod overlays;
 mod service;

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{
     AccessRole, InvalidPasswordHash, InvalidPrincipalName, InvalidRole, InvalidTokenHash, PasswordHash, PrincipalName,
-    TokenHash,
+    TokenHash, TrustedProxy,
 };
 
 /// As many users, and as many tokens, as there may be: each request's token is compared with all.
@@ -166,7 +166,9 @@ pub enum Anonymous {
     Admitted,
 }
 
-/// An origin whose pages may use the API: `https://status.example.org`.
+/// An origin whose pages' requests are not refused, WebSockets above all: `https://status.example.org`.
+///
+/// Browsers let the scripts of such a page read events, and no other answer: no CORS header is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedOrigin(String);
 
@@ -206,8 +208,10 @@ pub struct AccessSettings {
     pub anonymous: Anonymous,
     /// Who may read `/metrics` where there are users or tokens.
     pub metrics: MetricsAccess,
-    /// Origins, beside the server's own, whose pages may use the API.
+    /// Origins, beside the server's own, whose pages' requests are not refused.
     pub origins: Vec<AllowedOrigin>,
+    /// Proxies that are believed when they say whose request they hand on.
+    pub proxies: Vec<TrustedProxy>,
 }
 
 /// Settings under which it would not be clear who may do what.

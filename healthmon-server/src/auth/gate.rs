@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use super::{
     AccessError, AccessSettings, AllowedOrigin, MetricsAccess, PasswordHash,
     password::MOST_BYTES,
+    proxies,
     roster::{Principal, Roster},
     throttle::{Peer, Throttle},
 };
@@ -48,19 +49,24 @@ impl Basic {
     }
 }
 
-/// Where a password comes from.
+/// What speaks for a password before it is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// From where this user's right password came lately.
+pub(super) enum Standing {
+    /// It was right before.
+    Known,
+    /// It comes from where this user's right password came lately.
     Usual,
-    /// From elsewhere.
+    /// Nothing.
     New,
 }
 
 /// Checks passwords, a few at a time and not too often.
 pub(super) struct Checker {
     throttle: Throttle,
+    /// For passwords of which nobody knows whether they are right.
     turns: Arc<Semaphore>,
+    /// For passwords that were right: they do not wait behind guesses.
+    known: Arc<Semaphore>,
 }
 
 impl Checker {
@@ -70,15 +76,19 @@ impl Checker {
         basic: &Basic,
         hash: Option<&PasswordHash>,
         peer: Peer,
-        place: Place,
+        standing: Standing,
     ) -> Result<(), Refused> {
-        self.throttle.peer(peer).map_err(Refused::TooOften)?;
-        // Whoever tries a name all the time must not keep out its owner.
-        if place == Place::New {
-            self.throttle.name(&basic.name).map_err(Refused::TooOften)?;
+        // Whoever tries a name all the time, or from the address of a balancer, must not keep out
+        // its owner.
+        if standing != Standing::Known {
+            self.throttle.peer(peer).map_err(Refused::TooOften)?;
+        }
+        if standing == Standing::New {
+            self.throttle.name(&basic.name, peer).map_err(Refused::TooOften)?;
         }
         let Some(hash) = hash.cloned() else { return Err(Refused::Wrong) };
-        let turn = tokio::time::timeout(WAIT, Arc::clone(&self.turns).acquire_owned()).await;
+        let turns = if standing == Standing::Known { &self.known } else { &self.turns };
+        let turn = tokio::time::timeout(WAIT, Arc::clone(turns).acquire_owned()).await;
         let turn = turn.ok().and_then(Result::ok).ok_or(Refused::Busy)?;
         let password = basic.password.clone();
         let matches = tokio::task::spawn_blocking(move || {
@@ -102,8 +112,13 @@ pub struct Gate {
 
 impl Gate {
     pub(crate) fn new(settings: AccessSettings) -> Result<Self, AccessError> {
-        let turns = available_parallelism().map_or(1, NonZeroUsize::get);
-        let checker = Checker { throttle: Throttle::default(), turns: Arc::new(Semaphore::new(turns)) };
+        // The rest is for probes and for who is let in.
+        let turns = available_parallelism().map_or(1, NonZeroUsize::get).div_ceil(2);
+        let checker = Checker {
+            throttle: Throttle::default(),
+            turns: Arc::new(Semaphore::new(turns)),
+            known: Arc::new(Semaphore::new(1)),
+        };
         Ok(Self { roster: watch::Sender::new(Arc::new(Roster::new(settings)?)), checker })
     }
 
@@ -117,7 +132,8 @@ impl Gate {
         if self.is_authenticated() && !settings.is_authenticated() {
             return Err(AccessError::NobodyLeft);
         }
-        self.roster.send_replace(Arc::new(Roster::new(settings)?));
+        let next = self.roster.borrow().followed_by(settings);
+        self.roster.send_replace(Arc::new(next));
         Ok(())
     }
 
@@ -133,6 +149,16 @@ impl Gate {
     /// Whether pages of this origin are welcome though they are not the server's own.
     pub(crate) fn allows_origin(&self, origin: &AllowedOrigin) -> bool {
         self.roster.borrow().settings.origins.contains(origin)
+    }
+
+    /// Whether an address is that of a proxy that hands on the requests of others.
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        proxies::trusts(&self.roster.borrow().settings.proxies, address)
+    }
+
+    /// Where a request comes from that came with these headers from this peer.
+    pub(crate) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        proxies::client(&self.roster.borrow().settings.proxies, peer, headers)
     }
 
     /// Finds out who sends these headers.
@@ -154,12 +180,6 @@ impl Gate {
             return roster.password(&basic, peer.into(), &self.checker).await;
         }
         Err(Refused::Garbled)
-    }
-
-    /// Forgets which passwords were right, as time does.
-    #[cfg(test)]
-    pub(super) fn forget(&self) {
-        self.roster.borrow().forget();
     }
 
     /// Resolves when the settings no longer say of someone what they said when they came.

@@ -13,11 +13,12 @@ use tokio::{sync::OnceCell, time::Instant};
 
 use super::{
     AccessError, AccessRole, AccessSettings, ApiToken, PasswordHash, PrincipalName, Token, TokenHash, User,
-    gate::{Basic, Checker, Place, Refused},
+    gate::{Basic, Checker, Refused, Standing},
     throttle::Peer,
 };
 
-/// How long a password that was right is taken as right without computing its hash again.
+/// How long a password that was right is taken as right without computing its hash again. That it
+/// was right at all is known for as long as the settings say the same of its user.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// From how many places a user's name may be tried while others try it too often.
 const PLACES: usize = 8;
@@ -50,9 +51,9 @@ type Tag = [u8; 32];
 
 /// What is known of a user beyond the settings. It is the user's own, so that no mix-up can make
 /// one's password another's.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Memory {
-    /// The password that was right, and until when that holds.
+    /// The password that was right, and until when that holds without another look.
     right: Option<(Tag, Instant)>,
     /// Where it came from, the latest first.
     places: VecDeque<Peer>,
@@ -61,8 +62,8 @@ struct Memory {
 /// Right or wrong, or why that was not found out.
 type Checked = Result<(), Refused>;
 
-/// The users and tokens of the settings in force. It is replaced as a whole when they change, and
-/// what was remembered goes with it.
+/// The users and tokens of the settings in force. It is replaced as a whole when they change; what
+/// was remembered stays of users with the same password.
 pub(super) struct Roster {
     pub(super) settings: AccessSettings,
     memory: Vec<Mutex<Memory>>,
@@ -85,6 +86,18 @@ impl Roster {
         let memory = settings.users.iter().map(|_| Mutex::default()).collect();
         let decoy = PasswordHash::decoy(settings.users.iter().map(|user| &user.password_hash));
         Ok(Self { settings, memory, decoy, key, under_way: Mutex::default() })
+    }
+
+    /// The roster of the settings that come after these.
+    pub(super) fn followed_by(&self, settings: AccessSettings) -> Self {
+        let kept = |user: &User| {
+            let mut known = self.settings.users.iter().zip(&self.memory);
+            let same = known.find(|(it, _)| it.name == user.name && it.password_hash == user.password_hash);
+            same.map(|(_, memory)| lock(memory).clone()).unwrap_or_default()
+        };
+        let memory = settings.users.iter().map(|user| Mutex::new(kept(user))).collect();
+        let decoy = PasswordHash::decoy(settings.users.iter().map(|user| &user.password_hash));
+        Self { settings, memory, decoy, key: self.key, under_way: Mutex::default() }
     }
 
     /// Everyone, where nobody is asked who they are.
@@ -120,23 +133,17 @@ impl Roster {
     pub(super) async fn password(&self, basic: &Basic, peer: Peer, checker: &Checker) -> Result<Principal, Refused> {
         let tag = self.tag(&basic.name, basic.password.expose());
         let user = self.settings.users.iter().zip(&self.memory).find(|(user, _)| user.name.as_str() == basic.name);
-        if !user.is_some_and(|(_, memory)| lock(memory).knows(&tag)) {
-            let usual = user.is_some_and(|(_, memory)| lock(memory).places.contains(&peer));
-            let place = if usual { Place::Usual } else { Place::New };
+        if !user.is_some_and(|(_, memory)| lock(memory).is_fresh(&tag)) {
+            let standing = user.map_or(Standing::New, |(_, memory)| lock(memory).standing(&tag, peer));
             let cell = self.under_way(tag);
             let hash = user.map_or(self.decoy.as_ref(), |(user, _)| Some(&user.password_hash));
-            (*cell.get_or_init(async || checker.check(basic, hash, peer, place).await).await)?;
+            (*cell.get_or_init(async || checker.check(basic, hash, peer, standing).await).await)?;
         }
         // The decoy matches nothing; were it to, there is still nobody of that name.
         let (user, memory) = user.ok_or(Refused::Wrong)?;
         lock(memory).remember(tag, peer);
         let proof = Proof::Password(user.password_hash.clone());
         Ok(Principal { name: Some(user.name.clone()), role: user.role, proof })
-    }
-
-    #[cfg(test)]
-    pub(super) fn forget(&self) {
-        self.memory.iter().for_each(|memory| lock(memory).right = None);
     }
 
     /// Lengths go in too, so that no two pairs of name and password are the same bytes.
@@ -162,12 +169,26 @@ impl Roster {
 }
 
 impl Memory {
-    fn knows(&self, tag: &Tag) -> bool {
-        self.right.as_ref().is_some_and(|(right, until)| *until > Instant::now() && bool::from(right.ct_eq(tag)))
+    /// Whether this was right, not long ago.
+    fn is_fresh(&self, tag: &Tag) -> bool {
+        self.was_right(tag).is_some_and(|until| until > Instant::now())
+    }
+
+    fn standing(&self, tag: &Tag, peer: Peer) -> Standing {
+        match () {
+            () if self.was_right(tag).is_some() => Standing::Known,
+            () if self.places.contains(&peer) => Standing::Usual,
+            () => Standing::New,
+        }
+    }
+
+    /// If this was right: until when it is without another look.
+    fn was_right(&self, tag: &Tag) -> Option<Instant> {
+        self.right.as_ref().filter(|(right, _)| bool::from(right.ct_eq(tag))).map(|(_, until)| *until)
     }
 
     fn remember(&mut self, tag: Tag, peer: Peer) {
-        if !self.knows(&tag) {
+        if !self.is_fresh(&tag) {
             self.right = Some((tag, Instant::now() + REMEMBERED));
         }
         self.places.retain(|place| *place != peer);

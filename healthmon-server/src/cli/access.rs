@@ -3,7 +3,8 @@
 use clap::{Args, Subcommand};
 
 use crate::auth::{
-    AccessRole, AccessSettings, AllowedOrigin, Anonymous, ApiToken, Listed, MetricsAccess, PrincipalName, User,
+    AccessRole, AccessSettings, AllowedOrigin, Anonymous, ApiToken, Listed, MetricsAccess, PrincipalName, TrustedProxy,
+    User,
 };
 
 /// Who may use the API.
@@ -24,9 +25,16 @@ pub struct AccessArgs {
     /// Who may read /metrics, where there are users or tokens
     #[arg(long, value_enum, default_value = "viewer", env = "HEALTHMON_METRICS_ACCESS")]
     pub metrics_access: MetricsAccess,
-    /// An origin whose pages may use the API, beside the server's own; may be given several times
+    /// An origin, beside the server's own, whose pages may open the WebSocket of events, and whose
+    /// requests are not refused for it. Their scripts can read no other answer, since no CORS header
+    /// is sent; may be given several times
     #[arg(long, value_delimiter = ',', env = "HEALTHMON_ALLOWED_ORIGIN", value_name = "ORIGIN")]
     pub allowed_origin: Vec<AllowedOrigin>,
+    /// A network of balancers or proxies in front: of whom they say in X-Forwarded-For, limits and
+    /// the log take a request to come. Without it all who come through one are one to the limits;
+    /// may be given several times
+    #[arg(long, value_delimiter = ',', env = "HEALTHMON_TRUSTED_PROXY", value_name = "NETWORK")]
+    pub trusted_proxy: Vec<TrustedProxy>,
 }
 
 impl AccessArgs {
@@ -38,6 +46,7 @@ impl AccessArgs {
             anonymous: if self.allow_anonymous { Anonymous::Admitted } else { Anonymous::Refused },
             metrics: self.metrics_access,
             origins: self.allowed_origin.clone(),
+            proxies: self.trusted_proxy.clone(),
         }
     }
 }

@@ -76,15 +76,19 @@ fn show(cluster: &Value, out: &mut impl Write) -> std::io::Result<()> {
     }
     let queue = &cluster["queue"];
     let ms = |value: &Value| span(value.as_u64().unwrap_or(0) * 1_000);
-    writeln!(
-        out,
-        "\nqueue  {} probes wait, the oldest {} beyond its slot; {} with workers; {} results wait, the oldest for {}",
-        queue["waiting"],
-        ms(&queue["age_ms"]),
-        queue["in_flight"],
-        queue["results"],
-        ms(&queue["recorder_lag_ms"]),
-    )?;
+    if queue.is_null() {
+        writeln!(out, "\nqueue  does not answer")?;
+    } else {
+        writeln!(
+            out,
+            "\nqueue  {} probes wait, the oldest {} beyond its slot; {} with workers; {} results wait, the oldest for {}",
+            queue["waiting"],
+            ms(&queue["age_ms"]),
+            queue["in_flight"],
+            queue["results"],
+            ms(&queue["recorder_lag_ms"]),
+        )?;
+    }
     writeln!(out, "log    {} at {}", text(&cluster["log"]["id"]), cluster["log"]["head"])
 }
 
@@ -157,6 +161,14 @@ mod tests {
     fn shards_are_shown_as_ranges_and_spans_as_people_say_them() {
         assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), "0-2, 5, 7-8");
         assert_eq!([0, 1_250, 12_000_000, 180_000_000].map(span), ["0", "1.2 ms", "12.0 s", "3 min"]);
+    }
+
+    #[test]
+    fn a_queue_that_is_away_is_said_to_be() {
+        let cluster = serde_json::json!({"nodes": [], "shards": [], "queue": null, "log": {"id": "l", "head": "1"}});
+        let mut out = Vec::new();
+        show(&cluster, &mut out).unwrap();
+        assert!(String::from_utf8(out).unwrap().contains("\nqueue  does not answer\nlog "));
     }
 
     #[test]

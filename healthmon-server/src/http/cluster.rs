@@ -17,7 +17,8 @@ use crate::cluster::NodeReport;
 pub(super) struct ClusterView {
     nodes: Vec<NodeView>,
     shards: Vec<ShardView>,
-    queue: QueueView,
+    /// None when it does not answer.
+    queue: Option<QueueView>,
     log: LogView,
 }
 
@@ -61,6 +62,9 @@ struct LogView {
     head: Seq,
 }
 
+/// How long the queue may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 fn ms(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
@@ -98,18 +102,26 @@ pub(super) async fn read(State(api): State<Api>) -> Result<Json<ClusterView>, Pr
             (views, nodes.shards().await?.into_iter().map(shard).collect())
         }
     };
-    let depth = api.handle.queue().depth().await?;
+    let depth = match tokio::time::timeout(PATIENCE, api.handle.queue().depth()).await {
+        Ok(Ok(depth)) => Some(depth),
+        // All the rest is of interest above all then.
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the queue does not say how full it is");
+            None
+        }
+        Err(_) => None,
+    };
     let head = api.handle.store().head().await?;
     Ok(Json(ClusterView {
         nodes,
         shards,
-        queue: QueueView {
+        queue: depth.map(|depth| QueueView {
             waiting: depth.waiting,
             in_flight: depth.in_flight,
             results: depth.results,
             age_ms: ms(depth.oldest),
             recorder_lag_ms: ms(depth.oldest_result),
-        },
+        }),
         log: LogView { id: head.log, head: head.head },
     }))
 }

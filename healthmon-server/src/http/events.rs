@@ -30,6 +30,7 @@ use tokio_tungstenite::{
 
 use super::{Api, Problem, services::tag};
 use crate::{
+    accept::Taken,
     auth::Principal,
     hub::{Event, Hub, kind},
 };
@@ -166,6 +167,8 @@ enum Ended {
     Revoked,
     /// The server stops.
     Closing,
+    /// The server cannot read the log yet.
+    NotYet,
     /// The store failed.
     Store(healthmon_core::ports::StoreError),
 }
@@ -191,10 +194,10 @@ async fn serve(api: Api, wanted: Wanted, principal: Principal, upgraded: Upgrade
         .max_message_size(Some(4 * 1024))
         .max_frame_size(Some(4 * 1024));
     // Without hyper's own buffer around it, a connection is a socket again.
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match upgraded.downcast::<TokioIo<Taken<TcpStream>>>() {
         Ok(parts) => {
             let socket = WebSocketStream::from_partially_read(
-                parts.io.into_inner(),
+                parts.io.into_inner().into_inner(),
                 parts.read_buf.to_vec(),
                 Role::Server,
                 Some(config),
@@ -236,6 +239,7 @@ where
         Ended::Slow => (CloseCode::Again, "too slow"),
         Ended::Revoked => (CloseCode::Policy, "what you may do was changed"),
         Ended::Closing => (CloseCode::Away, "the server stops"),
+        Ended::NotYet => (CloseCode::Again, "the log cannot be read yet"),
         Ended::Store(error) => {
             tracing::warn!(%error, "a WebSocket client is closed because the store failed");
             (CloseCode::Again, "the store is away")
@@ -254,12 +258,15 @@ where
     async fn run(&mut self) -> Result<std::convert::Infallible, Ended> {
         let hub: Arc<Hub> = Arc::clone(&self.api.hub);
         let mut more = hub.subscribe();
+        // It begins with the first log that the hub follows; which one that is must be known before
+        // the head is read: one that is another from then on is noticed below.
+        let followed = more.wait_for(|place| place.log > 0);
+        let followed = tokio::time::timeout(SEND_TIMEOUT, followed).await.map_err(|_| Ended::NotYet)?;
+        let mut log = followed.map_err(|_| Ended::Closing)?.log;
         let head = self.api.handle.store().head().await?;
         self.greet(&head).await?;
         let mut ping = tokio::time::interval(PING_PERIOD);
         ping.reset();
-        // It begins with the first log that it follows.
-        let mut log = more.wait_for(|place| place.log > 0).await.map_err(|_| Ended::Closing)?.log;
         loop {
             let place = *more.borrow_and_update();
             if place.log != log {

@@ -55,7 +55,8 @@ pub(super) async fn admit(State(guard): State<Arc<Guard>>, mut request: Request,
     let peer = request
         .extensions()
         .get()
-        .map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |peer: &ConnectInfo<SocketAddr>| peer.ip().to_canonical());
+        .map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |peer: &ConnectInfo<SocketAddr>| peer.ip());
+    let peer = guard.access.client(peer, request.headers());
     let principal = match guard.access.principal(request.headers(), peer).await {
         Ok(principal) => principal,
         Err(refused) => {
@@ -90,7 +91,8 @@ impl Guard {
     /// Refuses what was not meant for this server, or comes from another origin's page.
     ///
     /// A browser sends a user's password along with whatever a page asks of it, so a page must be the
-    /// server's own, or of an origin that the settings name. Requests without an `Origin` are not from
+    /// server's own, or of an origin that the settings name. That lets its scripts open the WebSocket;
+    /// what else is answered they cannot read, as nothing here answers CORS. Requests without an `Origin` are not from
     /// scripts of pages, and no browser opens a WebSocket without one.
     ///
     /// Where nobody is asked who they are, on loopback, the `Host` must be this machine by a loopback

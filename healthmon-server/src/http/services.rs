@@ -11,7 +11,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use healthmon_core::{
     id::{Revision, ServiceId},
     ports::{Change, LastResult, ServiceFilter, ServiceView, StoreError},
-    runtime::HandleError,
+    runtime::{Handle, HandleError},
     service::{Service, ServiceSettings, Timeout},
     status::{Overlay, Status},
     time::Timestamp,
@@ -20,7 +20,11 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Api, Problem, results::ResultView};
+use super::{
+    Api, Problem,
+    results::ResultView,
+    secrets::{self, Patched},
+};
 
 /// The shortest interval that the server takes; embedders may go below.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -61,12 +65,9 @@ impl FromRequest<Api> for Body {
     }
 }
 
-/// What stands for a value that is written and never shown.
-const HIDDEN: &str = "(hidden)";
-
-/// A service, as the API shows it: the values of headers may be secrets, so only names are shown.
-#[derive(Debug)]
+/// A service, as the API shows it: without its secrets.
 struct Shown {
+    handle: Handle,
     service: Service,
     standing: Standing,
 }
@@ -79,17 +80,10 @@ impl Serialize for Shown {
             Err(error) => Err(serde::ser::Error::custom(error)),
         };
         let mut map = object(serde_json::to_value(&self.service))?;
+        secrets::hide(&self.handle, &self.service.settings, &mut map);
         map.extend(object(serde_json::to_value(&self.standing))?);
-        if let Some(headers) = headers_of(&mut map) {
-            headers.values_mut().for_each(|value| *value = HIDDEN.into());
-        }
         map.serialize(serializer)
     }
-}
-
-/// The headers in a service's JSON.
-fn headers_of(map: &mut Map<String, Value>) -> Option<&mut Map<String, Value>> {
-    map.get_mut("http")?.get_mut("headers")?.as_object_mut()
 }
 
 /// How a service stands.
@@ -102,10 +96,11 @@ struct Standing {
     last: Option<LastResult>,
 }
 
-impl From<ServiceView> for Shown {
-    fn from(view: ServiceView) -> Self {
+impl Shown {
+    fn new(api: &Api, view: ServiceView) -> Self {
         let ServiceView { service, status, since, overlays, maintenance_until, last } = view;
-        Self { service, standing: Standing { status, since, overlays, maintenance_until, last } }
+        let standing = Standing { status, since, overlays, maintenance_until, last };
+        Self { handle: api.handle.clone(), service, standing }
     }
 }
 
@@ -139,7 +134,7 @@ pub(super) async fn existing(api: &Api, id: ServiceId) -> Result<(), Problem> {
 
 async fn shown(api: &Api, id: ServiceId) -> Result<Shown, Problem> {
     let view = api.handle.service(id).await?;
-    view.map(Shown::from).ok_or_else(|| Problem::not_found(format_args!("service {id}")))
+    view.map(|view| Shown::new(api, view)).ok_or_else(|| Problem::not_found(format_args!("service {id}")))
 }
 
 fn checked(settings: ServiceSettings) -> Result<ServiceSettings, Problem> {
@@ -150,8 +145,9 @@ fn checked(settings: ServiceSettings) -> Result<ServiceSettings, Problem> {
 }
 
 pub(super) async fn register(State(api): State<Api>, Body(body): Body) -> Result<Response, Problem> {
-    let settings = checked(readable(body)?)?;
-    let service = api.handle.register(settings).await?;
+    let settings = checked(readable(&api, body)?)?;
+    secrets::refuse_foreign(&api.handle, &settings)?;
+    let service = api.handle.register(sealed(&api, settings)?).await?;
     let location = format!("/api/v1/services/{}", service.id);
     let mut response = shown(&api, service.id).await?.into_response();
     *response.status_mut() = StatusCode::CREATED;
@@ -226,7 +222,7 @@ pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> R
             .finish();
         format!("</api/v1/services?{query}>; rel=\"next\"")
     });
-    let services: Vec<Shown> = found.into_iter().map(Shown::from).collect();
+    let services: Vec<Shown> = found.into_iter().map(|view| Shown::new(&api, view)).collect();
     let page = BTreeMap::from([("services", serde_json::json!(services)), ("next", serde_json::json!(next))]);
     let mut response = Json(page).into_response();
     if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
@@ -286,7 +282,7 @@ pub(super) async fn patch(
         if asked.is_some_and(|asked| asked != before.revision) {
             return Err(StoreError::Conflict(before.revision).into());
         }
-        let settings = checked(merged(&before.settings, patch.clone())?)?;
+        let settings = sealed(&api, checked(merged(&api, &before.settings, patch.clone())?)?)?;
         tries -= 1;
         // The merge was made on this revision: on another it would undo somebody's change.
         match api.handle.change(id, Some(before.revision), Change::Settings(Box::new(settings))).await {
@@ -298,7 +294,7 @@ pub(super) async fn patch(
 }
 
 /// The settings after a patch of them.
-fn merged(before: &ServiceSettings, mut patch: Map<String, Value>) -> Result<ServiceSettings, Problem> {
+fn merged(api: &Api, before: &ServiceSettings, mut patch: Map<String, Value>) -> Result<ServiceSettings, Problem> {
     let mut json = before.to_json();
     // What was never set follows what it is derived from, so it is not merged in beside it.
     if before.timeout == Timeout::default_for(before.interval) && patch.contains_key("interval") {
@@ -309,28 +305,27 @@ fn merged(before: &ServiceSettings, mut patch: Map<String, Value>) -> Result<Ser
         policy.shift_remove("window");
     }
     // A client that sends back what it was shown leaves hidden values as they are.
-    let stored: Vec<String> = headers_of(&mut json).map(|sent| sent.keys().cloned().collect()).unwrap_or_default();
-    if let Some(sent) = headers_of(&mut patch) {
-        sent.retain(|name, value| value != HIDDEN || !stored.contains(name));
-    }
-    let resent = headers_of(&mut patch).is_some();
+    let patched = Patched::prepare(&api.handle, before, &mut json, &mut patch);
     merge(&mut json, patch);
-    let after = readable(json)?;
-    let moved = before.url.url().origin() != after.url.url().origin();
-    if moved && !stored.is_empty() && !resent {
-        let problem = "must be given again (or null) when the target moves: they may hold secrets of the old one";
-        return Err(Problem::field("http.headers", problem));
-    }
+    let after = readable(api, json)?;
+    secrets::refuse_hidden(&after)?;
+    patched.check(&after)?;
     Ok(after)
 }
 
-/// Reads settings; a value that only stands for a hidden one is refused.
-fn readable(mut json: Map<String, Value>) -> Result<ServiceSettings, Problem> {
-    if let Some((name, _)) = headers_of(&mut json).and_then(|sent| sent.iter().find(|(_, value)| *value == HIDDEN)) {
-        let problem = format!("must be the value itself; {HIDDEN} only stands for one that is there");
-        return Err(Problem::field(&format!("http.headers.{name}"), problem));
+/// Reads settings; a service that names no regions is probed from this process's, if services may.
+fn readable(api: &Api, mut json: Map<String, Value>) -> Result<ServiceSettings, Problem> {
+    if json.get("regions").is_none_or(Value::is_null) {
+        json.insert("regions".to_owned(), serde_json::json!(api.regions));
     }
     Ok(ServiceSettings::from_json(json)?)
+}
+
+/// The settings as they are to be kept. They are checked before: what is sealed tells its prober
+/// nothing of what is wrong with it.
+fn sealed(api: &Api, settings: ServiceSettings) -> Result<ServiceSettings, Problem> {
+    api.handle.check(&settings)?;
+    secrets::seal(&api.handle, api.keys.as_ref(), settings)
 }
 
 pub(super) async fn delete(

@@ -42,6 +42,7 @@ pub(super) enum Value {
 pub(super) struct File {
     pub(super) entries: Vec<Entry>,
     pub(super) access: AccessSection,
+    pub(super) probing: ProbingSection,
 }
 
 impl File {
@@ -78,22 +79,28 @@ pub(super) struct AccessSection {
     metrics: Option<Spanned<Value>>,
     #[serde(alias = "allowed-origins")]
     allowed_origins: Option<Spanned<Value>>,
+    #[serde(alias = "trusted-proxies")]
+    trusted_proxies: Option<Spanned<Value>>,
 }
 
 impl AccessSection {
     /// The flags that it sets, each as its own parser takes it.
     pub(super) fn scalars(&self) -> Vec<(&'static str, Entry)> {
-        let Self { allow_anonymous, metrics, allowed_origins, .. } = self;
+        let Self { allow_anonymous, metrics, allowed_origins, trusted_proxies, .. } = self;
         let settings = [
             ("allow-anonymous", "access.allow_anonymous", allow_anonymous),
             ("metrics-access", "access.metrics", metrics),
             ("allowed-origin", "access.allowed_origins", allowed_origins),
+            ("trusted-proxy", "access.trusted_proxies", trusted_proxies),
         ];
-        let entry = |key: &str, value: &Spanned<Value>| {
-            let (key, place) = (key.to_owned(), value.referenced);
-            Entry { key, value: value.value.clone(), place }
-        };
-        settings.into_iter().filter_map(|(flag, key, value)| Some((flag, entry(key, value.as_ref()?)))).collect()
+        scalars(settings)
+    }
+
+    /// Which lists of users and tokens it has.
+    pub(super) fn listed(&self) -> Vec<&'static str> {
+        let users = self.users.as_ref().is_some_and(|users| !users.is_empty()).then_some("users");
+        let tokens = self.tokens.as_ref().is_some_and(|tokens| !tokens.is_empty()).then_some("tokens");
+        users.into_iter().chain(tokens).collect()
     }
 
     /// Users and tokens, as the flags take them.
@@ -103,6 +110,38 @@ impl AccessSection {
             self.tokens.filter(|tokens| !tokens.is_empty()).map(|tokens| ("tokens", Listed(tokens).to_string()));
         users.into_iter().chain(tokens).collect()
     }
+}
+
+/// What probes may reach.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProbingSection {
+    loopback: Option<Spanned<Value>>,
+    allow: Option<Spanned<Value>>,
+    deny: Option<Spanned<Value>>,
+}
+
+impl ProbingSection {
+    /// The flags that it sets, each as its own parser takes it.
+    pub(super) fn scalars(&self) -> Vec<(&'static str, Entry)> {
+        let Self { loopback, allow, deny } = self;
+        scalars([
+            ("probe-loopback", "probing.loopback", loopback),
+            ("probe-allow", "probing.allow", allow),
+            ("probe-deny", "probing.deny", deny),
+        ])
+    }
+}
+
+/// Those settings that are there: each a flag, its path in the file, and its value.
+fn scalars<const N: usize>(
+    settings: [(&'static str, &'static str, &Option<Spanned<Value>>); N],
+) -> Vec<(&'static str, Entry)> {
+    let entry = |key: &str, value: &Spanned<Value>| {
+        let (key, place) = (key.to_owned(), value.referenced);
+        Entry { key, value: value.value.clone(), place }
+    };
+    settings.into_iter().filter_map(|(flag, key, value)| Some((flag, entry(key, value.as_ref()?)))).collect()
 }
 
 impl<'de> Deserialize<'de> for File {
@@ -121,6 +160,8 @@ impl<'de> Deserialize<'de> for File {
                 while let Some(Spanned { value: key, referenced: place, .. }) = map.next_key::<Spanned<String>>()? {
                     if key == "access" {
                         file.access = map.next_value::<Option<AccessSection>>()?.unwrap_or_default();
+                    } else if key == "probing" {
+                        file.probing = map.next_value::<Option<ProbingSection>>()?.unwrap_or_default();
                     } else {
                         file.entries.push(Entry { key, value: map.next_value()?, place });
                     }

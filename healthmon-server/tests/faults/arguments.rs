@@ -1,9 +1,13 @@
 use std::{path::PathBuf, sync::OnceLock};
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+
+/// What this test is called, for those who say to `cargo test` which they want.
+const NAME: &str = "faults";
 
 /// Breaks a deployment and checks what it promised.
 #[derive(Debug, Parser)]
+#[command(subcommand_precedence_over_arg = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -28,6 +32,38 @@ pub(crate) struct Arguments {
     /// Keep what the processes logged, here
     #[arg(long, global = true)]
     pub(crate) logs: Option<PathBuf>,
+    #[command(flatten)]
+    libtest: Libtest,
+}
+
+/// What `cargo test` hands to every test binary, such as the names of the tests that are wanted.
+/// Those that say how tests run, or what is shown of it, change nothing here.
+#[derive(Debug, Args)]
+struct Libtest {
+    #[arg(hide = true)]
+    names: Vec<String>,
+    #[arg(long, hide = true, value_name = "NAME")]
+    skip: Vec<String>,
+    #[arg(long, hide = true)]
+    exact: bool,
+    #[arg(long, hide = true)]
+    list: bool,
+    #[arg(long, hide = true)]
+    ignored: bool,
+    #[arg(long, hide = true)]
+    include_ignored: bool,
+    #[arg(long, visible_alias = "no-capture", hide = true)]
+    nocapture: bool,
+    #[arg(long, hide = true)]
+    show_output: bool,
+    #[arg(long, short, hide = true)]
+    quiet: bool,
+    #[arg(long, hide = true)]
+    test_threads: Option<usize>,
+    #[arg(long, hide = true)]
+    color: Option<String>,
+    #[arg(long, hide = true)]
+    format: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -49,6 +85,18 @@ pub(crate) enum Command {
 }
 
 impl Arguments {
+    /// Whether this test is among those that are wanted.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let Libtest { names, skip, exact, ignored, .. } = &self.libtest;
+        let named = |name: &String| if *exact { name == NAME } else { NAME.contains(name.as_str()) };
+        !ignored && (names.is_empty() || names.iter().any(named)) && !skip.iter().any(named)
+    }
+
+    /// Whether tests are to be listed, not run.
+    pub(crate) fn lists(&self) -> bool {
+        self.libtest.list
+    }
+
     pub(crate) fn seed(&self) -> u64 {
         static CHOSEN: OnceLock<u64> = OnceLock::new();
         let choose = || {

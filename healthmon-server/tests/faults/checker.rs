@@ -7,7 +7,7 @@ use std::{
 };
 
 use healthmon_core::{
-    engine::{Control, Input, oracle::Oracle},
+    engine::{Control, Input, oracle::Ledger},
     id::{Applied, Seq, ServiceId},
     ports::{ResultQuery, ResultStore, StoredResult},
     probe::{Kind, Outcome},
@@ -21,7 +21,7 @@ use serde_json::Value;
 use crate::{
     client::{Client, Heard},
     fault::Window,
-    stack::{Stack, request},
+    stack::{Node, Stack, request},
     target::Targets,
 };
 
@@ -55,10 +55,7 @@ pub(crate) async fn settle(
 ) -> Result<(), String> {
     let until = std::time::Instant::now() + bound;
     loop {
-        let wrong = match unsettled(stack, targets, ids, client).await {
-            None => return Ok(()),
-            Some(wrong) => wrong,
-        };
+        let Err(wrong) = settled(stack, targets, ids, client).await else { return Ok(()) };
         if std::time::Instant::now() >= until {
             return Err(format!("{bound:?} after the last fault: {wrong}"));
         }
@@ -66,30 +63,37 @@ pub(crate) async fn settle(
     }
 }
 
-async fn unsettled(stack: &Stack, targets: &Targets, ids: &[String], client: &Client) -> Option<String> {
+/// Whether everything is told as it is; else the first thing that is not. What nobody answers is not
+/// told.
+async fn settled(stack: &Stack, targets: &Targets, ids: &[String], client: &Client) -> Result<(), String> {
+    let answer = async |node: &Node, path: &str| match request(node.address, "GET", path, None).await {
+        Ok((200, body)) => Ok(body),
+        answer => Err(format!("{} does not answer to {path}: {answer:?}", node.name)),
+    };
     for node in &stack.nodes {
-        match request(node.address, "GET", "/readyz", None).await {
-            Ok((200, _)) => {}
-            answer => return Some(format!("{} is not ready: {answer:?}", node.name)),
-        }
+        answer(node, "/readyz").await?;
     }
-    let api = stack.addresses("api")[1];
-    let (_, list) = request(api, "GET", "/api/v1/services?limit=1000", None).await.ok()?;
+    let api = &stack.nodes[stack.of("api")[1]];
+    let list = answer(api, "/api/v1/services?limit=1000").await?;
     let told: HashMap<&str, &str> = list["services"]
-        .as_array()?
-        .iter()
+        .as_array()
+        .into_iter()
+        .flatten()
         .filter_map(|service| Some((service["id"].as_str()?, service["status"].as_str()?)))
         .collect();
     for (number, id) in ids.iter().enumerate() {
         let truth = if targets.is_down(number) { "DOWN" } else { "UP" };
         let status = told.get(id.as_str()).copied().unwrap_or("missing");
         if !status.eq_ignore_ascii_case(truth) {
-            return Some(format!("service {number} is told to be {status} and is {truth}"));
+            return Err(format!("service {number} is told to be {status} and is {truth}"));
         }
     }
-    let (_, cluster) = request(api, "GET", "/api/v1/cluster", None).await.ok()?;
-    let head: u64 = cluster["log"]["head"].as_u64()?;
-    (client.last() < head).then(|| format!("the client has heard up to {} of {head}", client.last()))
+    let cluster = answer(api, "/api/v1/cluster").await?;
+    let head = cluster["log"]["head"].as_u64().ok_or_else(|| format!("no head in {cluster}"))?;
+    if client.last() < head {
+        return Err(format!("the client has heard up to {} of {head}", client.last()));
+    }
+    Ok(())
 }
 
 /// What must stand still when nothing is wrong: work that is done twice, or refused because another
@@ -119,7 +123,7 @@ pub(crate) async fn calm(stack: &Stack) -> Vec<String> {
 }
 
 /// The processes' metrics without labels, summed over all of them.
-async fn sums(stack: &Stack) -> BTreeMap<String, f64> {
+pub(crate) async fn sums(stack: &Stack) -> BTreeMap<String, f64> {
     let mut sums = BTreeMap::new();
     for node in &stack.nodes {
         let Ok((200, Value::String(text))) = request(node.address, "GET", "/metrics", None).await else { continue };
@@ -229,7 +233,7 @@ fn check_log(log: &[LogEntry], heard: &Heard, broken: &mut Breaches) {
     }
 }
 
-/// The naive oracle over a service's rows, in their order.
+/// The naive oracle over a service's rows, in their order, each taken in once: there may be thousands.
 async fn fold(
     store: &dyn ResultStore,
     id: ServiceId,
@@ -246,7 +250,7 @@ async fn fold(
     else {
         return broken.add("the first input is no registration", id.to_string());
     };
-    let mut oracle = Oracle::registered(policy, &regions);
+    let mut oracle = Ledger::registered(policy, &regions);
     for input in inputs {
         if let Input::Result(sighting) = &input.input {
             let before = watermarks.insert(sighting.region.clone(), sighting.slot);

@@ -6,6 +6,7 @@ use healthmon_adapters::servers::StopMode;
 use healthmon_core::{ports::Clock, runtime::clock::SystemClock, time::Timestamp};
 
 use crate::{
+    checker::sums,
     numbers::Numbers,
     proxy::{Mode, Trap},
     stack::Stack,
@@ -15,6 +16,9 @@ use crate::{
 const ROLES: [&str; 5] = ["scheduler", "worker", "recorder", "recorder", "api"];
 /// Longer than a lease of 10 s.
 const STOPPED: Duration = Duration::from_millis(13_000);
+/// How long a fault may wait for the moment that it needs, a commit or a result on its way: a shard
+/// of a recorder that was killed just now waits for its lease too.
+const OPPORTUNITY: Duration = Duration::from_secs(25);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -81,7 +85,15 @@ impl Fault {
 
     /// Does it, and undoes what must be undone. What is excused is stated here, per fault, and is
     /// as little as the promises allow: PostgreSQL's absence, for one, excuses no gap at all.
-    pub(crate) async fn strike(self, stack: &mut Stack, numbers: &mut Numbers, clock: &SystemClock) -> Window {
+    ///
+    /// # Errors
+    /// When it did not come about: a fault that was none must not be counted.
+    pub(crate) async fn strike(
+        self,
+        stack: &mut Stack,
+        numbers: &mut Numbers,
+        clock: &SystemClock,
+    ) -> Result<Window, String> {
         let from = clock.now();
         let seconds = Duration::from_secs;
         let (what, gap, late) = match self {
@@ -164,13 +176,10 @@ impl Fault {
                     Self::CommitUnanswered => Trap::CutAfter,
                     _ => Trap::StallAfter(numbers.millis(1_000, 8_000)),
                 };
-                stack.nodes[at].postgres.trap(trap);
-                for _ in 0..200 {
-                    if stack.nodes[at].postgres.sprung() {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
+                let proxy = &stack.nodes[at].postgres;
+                proxy.trap(trap);
+                let sprung = within(OPPORTUNITY, async || proxy.sprung().then_some(())).await;
+                sprung.ok_or_else(|| format!("{} did not commit anything", stack.nodes[at].name))?;
                 if self == Self::CommitStalled {
                     tokio::time::sleep(Duration::from_secs(2)).await;
                     // The connection that holds its breath is not needed for ever.
@@ -179,8 +188,13 @@ impl Fault {
                 (format!("a commit of {}: {trap:?}", stack.nodes[at].name), Duration::ZERO, seconds(6))
             }
             Self::Duplicates => {
-                let copied = duplicate(stack);
-                (format!("{copied} results delivered twice"), Duration::ZERO, Duration::ZERO)
+                let before = repeated(stack).await;
+                let copied = within(OPPORTUNITY, async || Some(duplicate(stack)).filter(|copied| *copied > 0)).await;
+                let copied = copied.ok_or("no result was on its way, so none was delivered twice")?;
+                let counted =
+                    within(OPPORTUNITY, async || Some(repeated(stack).await - before).filter(|more| *more > 0.5)).await;
+                let counted = counted.ok_or_else(|| format!("{copied} copies of results were not found repeated"))?;
+                (format!("{copied} results delivered twice, {counted} found to be"), Duration::ZERO, Duration::ZERO)
             }
             Self::ClockStep => {
                 let at = numbers.below(stack.nodes.len());
@@ -197,8 +211,25 @@ impl Fault {
         };
         let over = clock.now();
         let until = |span: Duration| if span.is_zero() { from } else { over.after(span) };
-        Window { what, from, gaps_until: until(gap), late_until: until(gap.max(late)) }
+        Ok(Window { what, from, gaps_until: until(gap), late_until: until(gap.max(late)) })
     }
+}
+
+/// Looks until there is something, for so long.
+async fn within<T>(span: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let until = tokio::time::Instant::now() + span;
+    loop {
+        let found = look().await;
+        if found.is_some() || tokio::time::Instant::now() >= until {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// How many results recorders found to be recorded already.
+async fn repeated(stack: &Stack) -> f64 {
+    sums(stack).await.get("healthmon_results_repeated_total").copied().unwrap_or(0.0)
 }
 
 /// A process of some role.
@@ -223,13 +254,20 @@ fn late_of(role: &str) -> Duration {
     }
 }
 
-/// Puts copies of results that wait, or were acknowledged a moment ago, on their streams again.
+/// Puts copies of results that wait on their streams again, behind all others, as `complete.lua` does.
+/// Returns how many there were.
 fn duplicate(stack: &Stack) -> usize {
     let script = "local n = 0 \
         for _, key in ipairs(redis.call('KEYS', '*:r:*')) do \
-          if redis.call('TYPE', key).ok == 'stream' then \
-            for _, entry in ipairs(redis.call('XREVRANGE', key, '+', '-', 'COUNT', 20)) do \
+          local base, shard = string.match(key, '^(.*):r:([0-9]+)$') \
+          if base then \
+            local entries = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 20) \
+            for _, entry in ipairs(entries) do \
               redis.call('XADD', key, '*', unpack(entry[2])) n = n + 1 \
+            end \
+            if #entries > 0 then \
+              redis.call('HINCRBY', base .. ':count', 'results', #entries) \
+              redis.call('SADD', base .. ':news', shard) \
             end \
           end \
         end return n";

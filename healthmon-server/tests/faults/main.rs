@@ -35,6 +35,13 @@ use clap::Parser;
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if !arguments.is_wanted() {
+        return ExitCode::SUCCESS;
+    }
+    if arguments.lists() {
+        println!("faults: test");
+        return ExitCode::SUCCESS;
+    }
     let verdict = match &arguments.command {
         None => piece::run(&arguments).await,
         Some(Command::Takeover { repetitions }) => takeover::run(&arguments, *repetitions).await,

@@ -69,7 +69,8 @@ async fn one(arguments: &Arguments, seed: u64, faults: u32) -> Result<(), Vec<St
     }];
     for number in 1..=faults {
         let fault = Fault::choose(&mut numbers, arguments.only.as_deref());
-        let mut window = fault.strike(&mut stack, &mut numbers, &targets.clock).await;
+        let struck = fault.strike(&mut stack, &mut numbers, &targets.clock).await;
+        let mut window = struck.map_err(|why| vec![format!("{fault:?} did not come about: {why}")])?;
         if matches!(fault, Fault::FlushAll | Fault::RedisLoss) {
             // What Redis loses, it may lose of results that waited for PostgreSQL, or a recorder, until just now.
             window.from = windows

@@ -28,6 +28,16 @@ pub(crate) enum Trap {
     StallAfter(Duration),
 }
 
+/// What becomes of the next thing that a server says.
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    Passes,
+    /// After this long.
+    Waits(Duration),
+    /// The connection ends instead.
+    Cuts,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct State {
     mode: Mode,
@@ -86,9 +96,9 @@ async fn serve(client: TcpStream, server: TcpStream, state: Arc<watch::Sender<St
     let generation = state.borrow().generation;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let hold = Arc::new(watch::Sender::new(Duration::ZERO));
-    let up = forward(from_client, to_server, Arc::clone(&state), Some(Arc::clone(&hold)), hold.subscribe());
-    let down = forward(from_server, to_client, Arc::clone(&state), None, hold.subscribe());
+    let answer = Arc::new(watch::Sender::new(Answer::Passes));
+    let up = forward(from_client, to_server, Arc::clone(&state), Some(Arc::clone(&answer)), answer.subscribe());
+    let down = forward(from_server, to_client, Arc::clone(&state), None, answer.subscribe());
     let mut watched = state.subscribe();
     tokio::select! {
         () = up => {}
@@ -98,13 +108,14 @@ async fn serve(client: TcpStream, server: TcpStream, state: Arc<watch::Sender<St
 }
 
 /// Forwards until either end is gone. `commits` is given for what a client says: it watches for
-/// commits, and tells the other direction to hold its breath.
+/// commits, and tells the other direction what becomes of the answer before the server has anything
+/// to answer.
 async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     state: Arc<watch::Sender<State>>,
-    commits: Option<Arc<watch::Sender<Duration>>>,
-    held: watch::Receiver<Duration>,
+    commits: Option<Arc<watch::Sender<Answer>>>,
+    answer: watch::Receiver<Answer>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     let mut watched = state.subscribe();
@@ -113,8 +124,7 @@ async fn forward(
         if watched.wait_for(|state| state.mode == Mode::Pass).await.is_err() {
             return;
         }
-        let mut cut_after = false;
-        if let Some(hold) = &commits
+        if let Some(answer) = &commits
             && buffer[..read].windows(6).any(|word| word == b"COMMIT")
         {
             let mut sprung = Trap::None;
@@ -125,20 +135,20 @@ async fn forward(
             match sprung {
                 Trap::None => {}
                 Trap::CutBefore => return,
-                Trap::CutAfter => cut_after = true,
-                Trap::StallAfter(span) => drop(hold.send_replace(span)),
+                Trap::CutAfter => drop(answer.send_replace(Answer::Cuts)),
+                Trap::StallAfter(span) => drop(answer.send_replace(Answer::Waits(span))),
             }
         }
         if commits.is_none() {
-            let span = *held.borrow();
-            tokio::time::sleep(span).await;
+            let answer = *answer.borrow();
+            match answer {
+                Answer::Passes => {}
+                Answer::Waits(span) => tokio::time::sleep(span).await,
+                // The commit was done, and nobody is told.
+                Answer::Cuts => return,
+            }
         }
         if to.write_all(&buffer[..read]).await.is_err() {
-            return;
-        }
-        if cut_after {
-            // It has arrived; nothing of the answer will.
-            tokio::time::sleep(Duration::from_millis(20)).await;
             return;
         }
     }

@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::{arguments::Arguments, proxy::Proxy};
+use crate::{arguments::Arguments, numbers::Numbers, proxy::Proxy};
 
 const DATABASE: &str = "postgres";
 /// Anything that takes longer than this will not come.
@@ -46,6 +46,8 @@ impl Node {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file()).expect("a log file");
         self.set_clock(0);
         let child = Command::new(&self.binary)
+            // Targets are on this machine, which workers of a shared database do not probe unasked.
+            .env("HEALTHMON_PROBE_LOOPBACK", "allowed")
             .args(["serve", "--log-format", "text", "--listen", &self.address.to_string(), "--role", self.role])
             .args(["--node", &self.name, "--drain", "5s"])
             .args(["--database", &format!("postgres://healthmon@{}/{DATABASE}", self.postgres.address)])
@@ -151,13 +153,13 @@ impl Stack {
         let redis = PrivateRedis::start().expect("Redis starts");
         let folder = tempfile::tempdir().expect("a folder");
         let mut nodes = Vec::new();
+        let mut ports = Numbers(u64::from(std::process::id()) << 32 ^ arguments.seed());
         for &(role, count) in roles {
             for number in 1..=count {
-                let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
                 nodes.push(Node {
                     name: format!("{role}-{number}"),
                     role,
-                    address: free.local_addr().expect("an address"),
+                    address: free_address(&mut ports),
                     postgres: Proxy::to(postgres.port()).await,
                     redis: Proxy::to(redis.port()).await,
                     child: None,
@@ -230,6 +232,18 @@ impl Stack {
             fs::copy(node.log_file(), folder.join(format!("{}.log", node.name))).expect("copied");
         }
         fs::write(folder.join("postgres.log"), self.postgres.log().unwrap_or_default()).expect("written");
+    }
+}
+
+/// An address that nobody has, and that no outgoing connection is given while its process is down:
+/// Linux takes those from above.
+fn free_address(ports: &mut Numbers) -> SocketAddr {
+    loop {
+        let port = u16::try_from(10_000 + ports.below(22_000)).expect("a port");
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
     }
 }
 

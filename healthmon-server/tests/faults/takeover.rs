@@ -1,10 +1,15 @@
 //! How long it takes until another scheduler goes on with the shards of one that is gone.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    num::NonZeroUsize,
+    time::{Duration, Instant},
+};
 
 use healthmon_core::{
     id::ServiceId,
-    ports::Clock,
+    ports::{Clock, ResultQuery, ResultStore},
+    probe::{IndeterminateReason, Outcome},
     schedule::slot_at,
     service::Interval,
     shard::{Shard, ShardCount},
@@ -14,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::{
     arguments::Arguments,
+    checker::sums,
     stack::{Stack, request},
     target::Targets,
 };
@@ -21,6 +27,9 @@ use crate::{
 /// Within which all of a scheduler's services are probed again.
 const AFTER_KILL: Duration = Duration::from_secs(12);
 const AFTER_TERM: Duration = Duration::from_secs(1);
+/// What takes longer than this does not happen any more.
+const PATIENCE: Duration = Duration::from_secs(60);
+const ALL: NonZeroUsize = NonZeroUsize::new(10_000_000).unwrap();
 
 pub(crate) async fn run(arguments: &Arguments, repetitions: u32) -> Result<(), Vec<String>> {
     let targets = Targets::start(arguments.services * 4).await;
@@ -37,12 +46,12 @@ pub(crate) async fn run(arguments: &Arguments, repetitions: u32) -> Result<(), V
         let mut silences = Vec::new();
         for repetition in 0..repetitions {
             let victim = usize::try_from(repetition % 2).expect("small");
-            let own = settled_shards(&stack, &stack.nodes[victim].name).await;
+            let own = settled_shards(&stack, &stack.nodes[victim].name).await.map_err(|why| vec![why])?;
             let hers: Vec<usize> =
                 (0..services.len()).filter(|at| own.contains(&ShardCount::default().shard_of(services[*at]))).collect();
             let gone = targets.clock.now();
             stack.nodes[victim].signal(signal);
-            silences.push(until_all_go_on(&targets, &services, &hers, gone).await);
+            silences.push(until_all_go_on(&targets, &services, &hers, gone).await.map_err(|why| vec![why])?);
             match signal {
                 "KILL" => stack.nodes[victim].kill(),
                 _ => drop(stack.nodes[victim].terminate().await),
@@ -65,20 +74,17 @@ pub(crate) async fn run(arguments: &Arguments, repetitions: u32) -> Result<(), V
             silences.iter().filter(|silence| **silence > limit).map(|silence| format!("SIG{signal}: {silence:?}")),
         );
     }
+    broken.extend(emitted_twice(&mut stack, &targets, &services).await);
     if let Some(folder) = &arguments.logs {
         stack.keep_logs(folder);
-    }
-    let twice = recorded_twice(&stack).await;
-    println!("slots recorded twice: {twice}");
-    if twice > 0 {
-        broken.push(format!("{twice} slots were recorded twice"));
     }
     if broken.is_empty() { Ok(()) } else { Err(broken) }
 }
 
 /// The shards of a scheduler once every shard has an owner and both have their share.
-async fn settled_shards(stack: &Stack, name: &str) -> BTreeSet<Shard> {
+async fn settled_shards(stack: &Stack, name: &str) -> Result<BTreeSet<Shard>, String> {
     let api = stack.addresses("api")[0];
+    let until = Instant::now() + PATIENCE;
     loop {
         if let Ok((200, cluster)) = request(api, "GET", "/api/v1/cluster", None).await {
             let shards = cluster["shards"].as_array().cloned().unwrap_or_default();
@@ -92,19 +98,28 @@ async fn settled_shards(stack: &Stack, name: &str) -> BTreeSet<Shard> {
             let (one, two) = (of("scheduler-1"), of("scheduler-2"));
             if one.len() == 32 && two.len() == 32 {
                 let own = of(name).into_iter();
-                return own.map(|shard| Shard(u16::try_from(shard).expect("a shard"))).collect();
+                return Ok(own.map(|shard| Shard(u16::try_from(shard).expect("a shard"))).collect());
             }
+        }
+        if Instant::now() >= until {
+            return Err(format!("within {PATIENCE:?} the schedulers did not come to have half of the shards each"));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
 /// How long beyond its first slot after `gone` the last of these services had to wait for a probe.
-async fn until_all_go_on(targets: &Targets, services: &[ServiceId], hers: &[usize], gone: Timestamp) -> Duration {
+async fn until_all_go_on(
+    targets: &Targets,
+    services: &[ServiceId],
+    hers: &[usize],
+    gone: Timestamp,
+) -> Result<Duration, String> {
     let interval = Interval::new(Duration::from_secs(1)).expect("an interval");
     let first = |at: usize| slot_at(services[at], interval, gone.after(interval.get())).time();
     let mut waiting: Vec<(usize, Timestamp)> = hers.iter().map(|at| (*at, first(*at))).collect();
     let mut longest = Duration::ZERO;
+    let until = Instant::now() + PATIENCE;
     while !waiting.is_empty() {
         waiting.retain(|(at, slot)| {
             let answered = targets.answered(*at);
@@ -113,15 +128,67 @@ async fn until_all_go_on(targets: &Targets, services: &[ServiceId], hers: &[usiz
             }
             answered < *slot
         });
+        if Instant::now() >= until {
+            return Err(format!(
+                "{} services of {} are not probed again after {PATIENCE:?}",
+                waiting.len(),
+                hers.len()
+            ));
+        }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    longest
+    Ok(longest)
 }
 
-/// How many results there are beyond one for each service and slot.
-async fn recorded_twice(stack: &Stack) -> i64 {
-    use sqlx::Connection as _;
-    let mut database = sqlx::PgConnection::connect(&stack.postgres_url()).await.expect("connected");
-    let sql = "SELECT count(*) - count(DISTINCT (service_id, slot, region_id, kind)) FROM results";
-    sqlx::query_scalar(sql).fetch_one(&mut database).await.expect("counted")
+/// Whether a slot that both schedulers emitted had any effect twice. Workers and recorders ran all the
+/// time, so each probe that a target served must be a result of its own, and each result recorded at
+/// its first try: a slot that was probed twice is one probe more than there are results, and one
+/// result that was recorded already. What the queue refused had no effect.
+async fn emitted_twice(stack: &mut Stack, targets: &Targets, services: &[ServiceId]) -> Vec<String> {
+    for at in stack.of("scheduler") {
+        stack.nodes[at].terminate().await;
+    }
+    if let Err(why) = drained(stack, targets).await {
+        return vec![why];
+    }
+    let store = stack.store().await;
+    let (mut probed, mut performed, mut broken) = (0, 0, Vec::new());
+    for (number, id) in services.iter().enumerate() {
+        let results = store.results(*id, &ResultQuery::default(), ALL).await.expect("results");
+        let expired = Outcome::Indeterminate(IndeterminateReason::Expired);
+        let results = results.iter().filter(|stored| stored.outcome() != expired).count() as u64;
+        if targets.served_by(number) != results {
+            let served = targets.served_by(number);
+            broken.push(format!("service {number} served {served} probes, and {results} results say that it did"));
+        }
+        probed += targets.served_by(number);
+        performed += results;
+    }
+    let sums = sums(stack).await;
+    let of = |name: &str| sums.get(name).copied().unwrap_or(0.0);
+    let repeated = of("healthmon_results_repeated_total");
+    println!("{probed} probes served, {performed} results of them recorded, {repeated} of those more than once");
+    if repeated > 0.0 {
+        broken.push(format!("{repeated} results were recorded already"));
+    }
+    broken
+}
+
+/// Waits until nothing is on its way any more.
+async fn drained(stack: &Stack, targets: &Targets) -> Result<(), String> {
+    let (api, until) = (stack.addresses("api")[0], Instant::now() + PATIENCE);
+    loop {
+        let served = targets.served();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let answer = request(api, "GET", "/api/v1/cluster", None).await;
+        let empty = answer.as_ref().is_ok_and(|(_, cluster)| {
+            ["waiting", "in_flight", "results"].iter().all(|what| cluster["queue"][what] == 0)
+        });
+        if empty && targets.served() == served {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(format!("without schedulers the queue is not empty after {PATIENCE:?}: {answer:?}"));
+        }
+    }
 }

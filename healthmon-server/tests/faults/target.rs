@@ -38,7 +38,8 @@ struct Inner {
     turns: Mutex<Vec<Vec<Turn>>>,
     /// When each target last answered, in microseconds.
     answered: Vec<AtomicU64>,
-    served: AtomicU64,
+    /// How many probes each target served.
+    served: Vec<AtomicU64>,
 }
 
 impl Targets {
@@ -51,7 +52,7 @@ impl Targets {
             down: (0..count).map(|_| AtomicBool::new(false)).collect(),
             turns: Mutex::new(up),
             answered: (0..count).map(|_| AtomicU64::new(0)).collect(),
-            served: AtomicU64::new(0),
+            served: (0..count).map(|_| AtomicU64::new(0)).collect(),
         });
         let (shared, time) = (Arc::clone(&inner), Arc::clone(&clock));
         tokio::spawn(async move {
@@ -64,7 +65,7 @@ impl Targets {
                     let status = match (number, down) {
                         (Some(number), Some(down)) => {
                             inner.answered[number].store(time.now().as_micros().cast_unsigned(), Ordering::Relaxed);
-                            inner.served.fetch_add(1, Ordering::Relaxed);
+                            inner.served[number].fetch_add(1, Ordering::Relaxed);
                             if down.load(Ordering::SeqCst) { 503 } else { 200 }
                         }
                         _ => 404,
@@ -124,7 +125,12 @@ impl Targets {
     }
 
     pub(crate) fn served(&self) -> u64 {
-        self.inner.served.load(Ordering::Relaxed)
+        (0..self.inner.served.len()).map(|number| self.served_by(number)).sum()
+    }
+
+    /// How many probes one target served.
+    pub(crate) fn served_by(&self, number: usize) -> u64 {
+        self.inner.served[number].load(Ordering::Relaxed)
     }
 
     /// Whether a target was down at some moment from one instant to another.

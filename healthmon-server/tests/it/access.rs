@@ -167,6 +167,35 @@ async fn sec_guessing_is_slowed_and_leaves_who_is_there_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sec_behind_a_trusted_balancer_who_guesses_is_limited_and_others_are_not() {
+    let folders = [folder(), folder()];
+    let from = async |server: &Server, client: &str, credentials: &str| {
+        let headers = [("authorization", credentials), ("x-forwarded-for", client)];
+        server.raw(request(server, "GET", LIST, &headers)).await.unwrap().status
+    };
+    let behind = with_user(&folders[0], &["--trusted-proxy", "127.0.0.0/8"]);
+    behind.ready().await;
+    let guess = async |server: &Server| {
+        let mut limited = 0;
+        for guess in 0..60 {
+            let guess = basic(&format!("user-{}", guess % 7), &format!("guess {guess}"));
+            limited += u32::from(from(server, "198.51.100.66", &guess).await == 429);
+        }
+        limited
+    };
+    assert!(guess(&behind).await > 0);
+    assert_eq!(from(&behind, "198.51.100.7", &basic("ann", RIGHT)).await, 200);
+    let alone = with_user(&folders[1], &[]);
+    alone.ready().await;
+    assert!(guess(&alone).await > 0);
+    assert_eq!(
+        from(&alone, "198.51.100.7", &basic("ann", RIGHT)).await,
+        429,
+        "what a stranger says counts for nothing"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sec_how_long_a_refusal_takes_does_not_tell_whether_there_is_such_a_user() {
     let folder = folder();
     let server = with_user(&folder, &[]);

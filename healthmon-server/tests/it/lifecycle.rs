@@ -41,7 +41,7 @@ async fn a_failing_target_is_down_after_exactly_its_threshold_and_up_after_it_re
     assert_eq!((down["from"].as_str(), down["to"].as_str()), (Some("UP"), Some("DOWN")));
     assert_eq!(
         (down["reason"].as_str(), down["detail"].as_str()),
-        (Some("status"), Some("expected status 200-299, got 503"))
+        (Some("status"), Some("status: expected 200-299, got 503"))
     );
     target.answer(200);
     let up = events.transition().await;
@@ -61,6 +61,26 @@ async fn a_failing_target_is_down_after_exactly_its_threshold_and_up_after_it_re
     let seqs: Vec<_> =
         log.json["entries"].as_array().unwrap().iter().map(|entry| entry["seq"].as_u64().unwrap()).collect();
     assert_eq!(seqs, [1, 2, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_finds_its_url_among_hundreds_that_begin_alike() {
+    let (folder, target) = (folder(), Target::start().await);
+    let database = folder.path().join("db");
+    let mut server = Server::start(&database);
+    server.ready().await;
+    // More than a page of them before the one that is it.
+    for number in 0..520 {
+        let url = format!("{}{number}", target.url);
+        server.register(json!({"name": format!("{number}"), "url": url, "interval": "1h"})).await;
+    }
+    server.register(json!({"name": "it", "url": target.url, "interval": "1h"})).await;
+    assert!(server.terminate().await.success());
+    let server = Server::with(&database, &["watch", &target.url]);
+    server.ready().await;
+    until("it to say so", async || server.log().contains("is registered already").then_some(())).await;
+    let listed = server.get(&format!("/api/v1/services?limit=1000&q={}", target.url)).await;
+    assert_eq!(listed.json["services"].as_array().unwrap().len(), 521);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,6 +59,7 @@ fn what_is_wrong_in_a_file_is_said_with_its_place_and_what_would_be_right() {
         ("acces: {users: []}".to_owned(), ":1:1: acces: is not a setting; did you mean access?"),
         ("access:\n  metrics: closed".to_owned(), ":2:12: access.metrics: must be of open, viewer"),
         ("access:\n  allowed_origins: [\"*\"]".to_owned(), ":2:20: access.allowed_origins: must be an origin"),
+        ("access:\n  trusted_proxies: [\"::/0\"]".to_owned(), ":2:20: access.trusted_proxies: must be the network"),
         ("access:\n  user: []".to_owned(), ":2:3: unknown field `user`, expected one of users, tokens"),
         (
             user(&format!("role: root, password_hash: \"{hash}\"")),
@@ -147,7 +148,7 @@ async fn a_file_may_say_everything_with_dashes_or_underscores_and_be_named_by_th
     let file = folder.path().join("s.yaml");
     let settings = "# everything\nlog: debug\nlog-format: json\nregion: attic\nregions: [attic, cellar]\nretention: 90days\n\
                     concurrency: 100\nlinger: 0.5\nfast-commits: true\nrole: [scheduler, worker, recorder, api]\n\
-                    access:\n  metrics: open\n  allowed-origins: [https://a.example]\n  allow-anonymous: false\n";
+                    access:\n  metrics: open\n  allowed-origins: [https://a.example]\n  allow-anonymous: false\n  trusted-proxies: [10.0.0.0/8, \"::1\"]\n";
     std::fs::write(&file, settings).unwrap();
     let environment = [("HEALTHMON_CONFIG", file.to_str().unwrap())];
     let server = Server::at([127, 0, 0, 1], &folder.path().join("db"), &["serve"], &environment);

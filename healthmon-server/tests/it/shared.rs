@@ -1,12 +1,18 @@
 //! Two nodes and one PostgreSQL: a whole deployment that outlives either node.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use healthmon_adapters::servers::PrivatePostgres;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::support::{Server, Target, folder, until};
+use crate::{
+    proxies::proxy::{Mode, Proxy},
+    support::{Server, Target, folder, until},
+};
 
 fn node(folder: &Path, postgres: &PrivatePostgres, name: &str, more: &[&str]) -> Server {
     let url = postgres.url("postgres");
@@ -105,4 +111,70 @@ async fn a_client_is_told_when_the_log_is_another_one() {
     assert_eq!(events.next().await.unwrap()["type"], "snapshot");
     target.answer(503);
     assert_eq!(events.transition().await["to"], "DOWN", "and then as ever");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_stops_within_seconds_though_its_database_does_not_answer() {
+    let (folder, postgres) = (folder(), PrivatePostgres::start().unwrap());
+    let proxy = Proxy::to(postgres.port()).await;
+    let url = postgres.url("postgres").replace(&postgres.port().to_string(), &proxy.address.port().to_string());
+    let words = ["serve", "--database", &url, "--node", "one", "--role", "api"];
+    let mut node = Server::node(&folder.path().join("one"), &words);
+    node.ready().await;
+    proxy.set(Mode::Stall);
+    let begun = Instant::now();
+    let status = node.terminate().await;
+    assert!(status.success(), "{status:?}\n{}", node.log());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recording_goes_on_however_many_viewers_wait_for_the_database() {
+    let (folder, target, postgres) = (folder(), Target::start().await, PrivatePostgres::start().unwrap());
+    let node = node(folder.path(), &postgres, "one", &["--linger", "50ms"]);
+    node.ready().await;
+    node.register(touchy(&target)).await;
+    assert_eq!(node.events("?after=0").await.unwrap().transition().await["to"], "UP");
+    let mut database = PgConnection::connect(&postgres.url("postgres")).await.unwrap();
+    // Nobody can read the log, and nobody writes to it as long as nothing changes.
+    sqlx::raw_sql("BEGIN; LOCK TABLE log IN ACCESS EXCLUSIVE MODE").execute(&mut database).await.unwrap();
+    let viewers = (0..40).map(|_| node.try_request("GET", "/api/v1/transitions", None));
+    let viewers = futures_util::future::join_all(viewers);
+    let goes_on = async {
+        let begun = Instant::now();
+        let mut before = None;
+        until("three more results", async || {
+            let recorded: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM results").fetch_one(&mut database).await.unwrap();
+            (recorded >= *before.get_or_insert(recorded) + 3).then_some(())
+        })
+        .await;
+        assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
+        assert_eq!(node.get("/readyz?role=worker").await.status, 200);
+    };
+    tokio::select! {
+        answers = viewers => panic!("they were to wait: {:?}", answers[0]),
+        () = goes_on => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_workers_of_a_shared_database_do_not_probe_their_own_machine_unasked() {
+    let (folder, target, postgres) = (folder(), Target::start().await, PrivatePostgres::start().unwrap());
+    let url = postgres.url("postgres");
+    let words = ["serve", "--database", &url, "--node", "one"];
+    let server = Server::cautious_node(&folder.path().join("one"), &words);
+    server.ready().await;
+    let id = server.register(touchy(&target)).await;
+    let probed = server.send("POST", &format!("/api/v1/services/{id}/probe"), None).await;
+    assert_eq!((probed.json["reason"].as_str(), target.served()), (Some("blocked"), 0), "{}", probed.json);
+    assert!(probed.json["detail"].as_str().is_some_and(|detail| detail.ends_with(": loopback")), "{}", probed.json);
+    let path = format!("/api/v1/services/{id}/results?reason=blocked");
+    assert!(!server.get(&path).await.json["results"].as_array().unwrap().is_empty());
+    assert_eq!(
+        server.get(&format!("/api/v1/services/{id}/results?reason=dns")).await.json["results"],
+        serde_json::json!([])
+    );
+    let wrong = server.get(&format!("/api/v1/services/{id}/results?reason=bad")).await;
+    assert_eq!((wrong.status, wrong.fields()), (422, vec!["reason"]), "{}", wrong.json);
 }

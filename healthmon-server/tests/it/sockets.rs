@@ -113,6 +113,37 @@ async fn sec_a_socket_that_never_reads_is_closed_within_a_second_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sighup_without_a_settings_file_ends_nothing_and_says_so() {
+    let folder = folder();
+    let server = Server::start(&folder.path().join("db"));
+    server.ready().await;
+    server.signal("HUP");
+    until("the log to say so", async || server.log().contains("SIGHUP: there is no settings file").then_some(())).await;
+    assert_eq!(server.get("/livez").await.status, 200);
+}
+
+#[test]
+fn sec_tokens_in_the_file_and_in_the_environment_are_refused() {
+    let folder = folder();
+    let file = folder.path().join("settings.yaml");
+    let (one, other) = (TestToken::new("ci", AccessRole::Viewer), TestToken::new("cd", AccessRole::Viewer));
+    let ann = user("ann", AccessRole::Viewer, "ann's password");
+    write(&file, &[&ann], &[&one]);
+    for (variable, value, says) in [
+        ("HEALTHMON_TOKENS", other.entry.to_string(), "access.tokens: --tokens or HEALTHMON_TOKENS names tokens too"),
+        ("HEALTHMON_USERS", ann.to_string(), "access.users: --users or HEALTHMON_USERS names users too"),
+    ] {
+        let ended = std::process::Command::new(env!("CARGO_BIN_EXE_healthmon"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--config", file.to_str().unwrap()])
+            .env(variable, value)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.code() == Some(2) && said.contains(says), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sec_settings_that_are_wrong_at_a_reload_change_nothing() {
     let folder = folder();
     let file = folder.path().join("settings.yaml");

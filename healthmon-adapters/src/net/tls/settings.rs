@@ -83,6 +83,19 @@ impl TlsSettings {
         Ok(if written == Written::default() { Self(None) } else { Self(Some(Arc::new(written))) })
     }
 
+    /// These settings for a peer that is not the target itself: the client's certificate is not shown
+    /// to it, and it is asked for by its own name.
+    #[must_use]
+    pub fn elsewhere(&self) -> Self {
+        match &self.0 {
+            Some(written) if written.identity.is_some() || written.server_name.is_some() => {
+                let written = Written { identity: None, server_name: None, ..Written::clone(written) };
+                if written == Written::default() { Self(None) } else { Self(Some(Arc::new(written))) }
+            }
+            _ => self.clone(),
+        }
+    }
+
     /// Settings that differ from the defaults.
     pub(super) fn written(&self) -> Option<&Arc<Written>> {
         self.0.as_ref()

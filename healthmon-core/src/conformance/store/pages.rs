@@ -99,7 +99,8 @@ pub async fn results_of_one_slot_are_paged_without_gap_or_repeat(make: impl Asyn
     }
 }
 
-/// Results are found from an instant on, before an instant, by outcome, and by all of these together.
+/// Results are found from an instant on, before an instant, by outcome, by reason, and by all of these
+/// together.
 pub async fn results_are_found_by_time_and_outcome(make: impl AsyncFn(StoreSetup) -> StoreFixture) {
     let fixture = make(StoreSetup::default()).await;
     let store = &*fixture.store;
@@ -116,7 +117,7 @@ pub async fn results_are_found_by_time_and_outcome(make: impl AsyncFn(StoreSetup
             expected.retain(|r| from.is_none_or(|from| r.id.slot >= from) && to.is_none_or(|to| r.id.slot < to));
             expected.retain(|result| outcome.is_none_or(|name| by_name(name)(result)));
             expected.reverse();
-            let query = ResultQuery { from, to, outcome, before: None };
+            let query = ResultQuery { from, to, outcome, ..ResultQuery::default() };
             let found = store.results(service.id, &query, ALL).await.expect("results");
             let found: Vec<ProbeResult> = found.into_iter().map(|stored| stored.result).collect();
             assert_eq!(found, expected, "{query:?}");
@@ -125,6 +126,16 @@ pub async fn results_are_found_by_time_and_outcome(make: impl AsyncFn(StoreSetup
                 let page = store.results(service.id, &query, many(1)).await.expect("a page");
                 assert_eq!(page.first().map(|stored| &stored.result), Some(second), "{query:?}");
             }
+        }
+        for (outcome, seen) in [(None, fatal), (Some("fail"), fatal), (Some("fail"), FAIL), (None, NOTHING)] {
+            let query = ResultQuery { from, to, outcome, reason: seen.reason(), before: None };
+            let found = store.results(service.id, &query, ALL).await.expect("results");
+            let mut expected: Vec<ProbeResult> = results.iter().filter(|r| r.seen.outcome == seen).cloned().collect();
+            expected.retain(|r| from.is_none_or(|from| r.id.slot >= from) && to.is_none_or(|to| r.id.slot < to));
+            expected.reverse();
+            assert_eq!(found.into_iter().map(|stored| stored.result).collect::<Vec<_>>(), expected, "{query:?}");
+            let query = ResultQuery { outcome: Some("pass"), ..query };
+            assert!(store.results(service.id, &query, ALL).await.expect("results").is_empty(), "{query:?}");
         }
     }
 }

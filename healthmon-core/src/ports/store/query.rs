@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     id::Region,
-    probe::{Kind, ProbeId},
+    probe::{Kind, ProbeId, Reason},
     service::Service,
     status::Status,
     time::Slot,
@@ -72,6 +72,8 @@ pub struct ResultQuery {
     pub to: Option<Slot>,
     /// With this outcome: `pass`, `slow`, `fail` or `indeterminate`.
     pub outcome: Option<&'static str>,
+    /// For this reason.
+    pub reason: Option<Reason>,
     /// Older than this place: the last of the page before.
     pub before: Option<ResultKey>,
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// Ranges of status codes, ends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Statuses {
+pub(in crate::http) enum Statuses {
     /// 200 to 299.
     Success,
     /// As configured; never empty.
@@ -26,12 +26,12 @@ impl Statuses {
         }
     }
 
-    pub(super) fn contains(&self, status: u16) -> bool {
+    pub(in crate::http) fn contains(&self, status: u16) -> bool {
         self.ranges().iter().any(|&(from, to)| (from..=to).contains(&status))
     }
 
     /// Reads the field `status`: one status or a list of them.
-    pub(super) fn read(value: &Value) -> Result<Self, FieldErrors> {
+    pub(in crate::http) fn read(value: &Value) -> Result<Self, FieldErrors> {
         let Value::Array(list) = value else {
             return one(value).map(|range| Self::Listed(vec![range])).ok_or_else(|| FieldErrors::one("status", FORMS));
         };

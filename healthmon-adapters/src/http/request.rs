@@ -1,0 +1,68 @@
+//! What is sent.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use healthmon_core::probe::{FailReason, IndeterminateReason};
+use http_body_util::Full;
+use hyper::{
+    HeaderMap, Method, Request, Uri,
+    header::{self, HeaderValue},
+};
+use url::{Position, Url};
+
+use super::settings::{Payload, Settings};
+use crate::{net::attempt::Fault, secrets::Secrets};
+
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("healthmon/", env!("CARGO_PKG_VERSION")));
+const ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
+pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
+pub(super) const DECODABLE: HeaderValue = HeaderValue::from_static("gzip, deflate");
+
+/// What a service wants to be sent to its target and nobody else, its secrets filled in. Not `Debug`.
+pub(super) struct Sent<'a> {
+    pub(super) headers: Cow<'a, HeaderMap>,
+    pub(super) body: Bytes,
+}
+
+impl<'a> Sent<'a> {
+    /// With the secrets that the settings refer to.
+    pub(super) fn by(settings: &'a Settings, secrets: &Secrets) -> Result<Self, Fault> {
+        let mut headers = Cow::Borrowed(&settings.headers);
+        for (name, secret) in &settings.secret_headers {
+            let unusable = || {
+                let detail = format!("the secret for the header {name} has line breaks or other control characters");
+                Fault::indeterminate(IndeterminateReason::Secret, detail)
+            };
+            let mut value = HeaderValue::try_from(secrets.reveal(secret)?.expose()).map_err(|_| unusable())?;
+            value.set_sensitive(true);
+            headers.to_mut().insert(name, value);
+        }
+        if let Some(auth) = &settings.auth
+            && let Some(value) = auth.header(secrets)?
+        {
+            headers.to_mut().insert(header::AUTHORIZATION, value);
+        }
+        let body = match &settings.body {
+            Payload::Plain(body) => body.clone(),
+            Payload::Secret(secret) => Bytes::copy_from_slice(secrets.reveal(secret)?.expose().as_bytes()),
+        };
+        Ok(Self { headers, body })
+    }
+}
+
+/// A request for `url` with nothing but what every request of ours has.
+pub(super) fn plain(method: Method, url: &Url, body: Bytes) -> Result<Request<Full<Bytes>>, Fault> {
+    let unusable = |what: &str| Fault::fail(FailReason::Protocol, format!("the {what} cannot be put in a request"));
+    let path = &url[Position::BeforePath..Position::AfterQuery];
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = Uri::try_from(path).map_err(|_| unusable("path"))?;
+    let host = HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort]);
+    let headers = request.headers_mut();
+    headers.reserve(6);
+    headers.insert(header::HOST, host.map_err(|_| unusable("host"))?);
+    headers.insert(header::USER_AGENT, USER_AGENT);
+    headers.insert(header::ACCEPT, ANYTHING);
+    Ok(request)
+}
