@@ -124,7 +124,7 @@ impl TcpProber {
         deadline: Instant,
         progress: &mut Progress,
     ) -> Result<(), Fault> {
-        let address = Address::of_checked(&probe.service.settings.url.url())?;
+        let address = Address::of_checked(&probe.service.settings.url.url(), "tcp")?;
         let mut stream = self.dialer.dial(address.host(), address.port, deadline, progress).await?;
         let Some(starttls) = settings.starttls else {
             return settings.dialogue.hold(&mut stream, &self.secrets, deadline, progress).await;

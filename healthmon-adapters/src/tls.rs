@@ -92,7 +92,7 @@ impl TlsProber {
         deadline: Instant,
         progress: &mut Progress,
     ) -> Result<(), Fault> {
-        let address = Address::of_checked(&probe.service.settings.url.url())?;
+        let address = Address::of_checked(&probe.service.settings.url.url(), "tls")?;
         let stream = self.dialer.dial(address.host(), address.port, deadline, progress).await?;
         let handshake = self.tls.handshake_offering(stream, address.host(), &settings.tls, &settings.alpn, progress);
         let mut session = Box::pin(handshake).await?;
@@ -147,9 +147,7 @@ impl Settings {
 
     fn check(service: &ServiceSettings) -> Result<(), FieldErrors> {
         let mut fields = Fields::new(service.options.to_map());
-        if service.url.scheme() != "tls" {
-            fields.wrong("url", "must begin with tls://");
-        } else if let Err(problem) = Address::of(&service.url.url()) {
+        if let Err(problem) = Address::of(&service.url.url(), "tls") {
             fields.wrong("url", problem);
         }
         Self::read_fields(fields).map(drop)

@@ -25,9 +25,7 @@ impl Settings {
     /// Reads the options and checks the target, so that all that is wrong comes in one answer.
     pub(super) fn check(service: &ServiceSettings) -> Result<(), FieldErrors> {
         let mut fields = Fields::new(service.options.to_map());
-        if service.url.scheme() != "tcp" {
-            fields.wrong("url", "must begin with tcp://");
-        } else if let Err(problem) = Address::of(&service.url.url()) {
+        if let Err(problem) = Address::of(&service.url.url(), "tcp") {
             fields.wrong("url", problem);
         }
         Self::read_fields(fields).map(drop)

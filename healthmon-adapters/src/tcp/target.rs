@@ -13,13 +13,16 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// Reads the address of a target.
+    /// Reads the address of a target whose scheme must be `scheme`.
     ///
     /// # Errors
     /// What would be right.
-    pub(crate) fn of(url: &Url) -> Result<Self, String> {
-        let wrong = || format!("must be {}://host:port, with nothing behind it", url.scheme());
-        let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
+    pub(crate) fn of(url: &Url, scheme: &str) -> Result<Self, String> {
+        let wrong = || format!("must be {scheme}://host:port, with nothing behind it");
+        let bare = url.scheme() == scheme
+            && matches!(url.path(), "" | "/")
+            && url.query().is_none()
+            && url.fragment().is_none();
         let (Some(host), Some(port), true) = (url.host_str(), url.port(), bare) else { return Err(wrong()) };
         if port == 0 {
             return Err("must name a port from 1 to 65535".to_owned());
@@ -31,8 +34,8 @@ impl Address {
     }
 
     /// The same, of a target that was checked when the service was registered.
-    pub(crate) fn of_checked(url: &Url) -> Result<Self, Fault> {
-        Self::of(url)
+    pub(crate) fn of_checked(url: &Url, scheme: &str) -> Result<Self, Fault> {
+        Self::of(url, scheme)
             .map_err(|problem| Fault::indeterminate(IndeterminateReason::Unsupported, format!("the target {problem}")))
     }
 
@@ -52,7 +55,8 @@ mod tests {
     use super::*;
 
     fn address(url: &str) -> Result<Address, String> {
-        Address::of(&Url::parse(url).expect("a url"))
+        let url = Url::parse(url).expect("a url");
+        Address::of(&url, url.scheme())
     }
 
     #[test]
