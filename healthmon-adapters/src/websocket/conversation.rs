@@ -141,7 +141,12 @@ impl Awaited<'_> {
         self.miss_pong("none", progress);
         let Some(pattern) = self.message.take() else { return };
         progress.assertions.note("message", Held::Failed, FailReason::Assertion, || {
-            (pattern.to_string(), format!("{} messages without it {how}", self.messages))
+            let came = match self.messages {
+                0 => "nothing of it".to_owned(),
+                1 => "1 message without it".to_owned(),
+                several => format!("{several} messages without it"),
+            };
+            (pattern.to_string(), format!("{came} {how}"))
         });
     }
 

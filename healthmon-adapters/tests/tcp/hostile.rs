@@ -62,7 +62,7 @@ async fn every_hostile_peer_gets_the_right_outcome_on_time() {
         ("greeting of drips", dripping("220-").await, SHORT, smtp(), Timeout, "while asking for tls"),
         ("endless imap", endless(b"* OK x\r\n").await, PATIENCE, with("imap"), Protocol, "before it was asked"),
         ("endless ldap", endless(b"\x30\x82\x10\0").await, PATIENCE, with("ldap"), Protocol, "is not ldap"),
-        ("endless postgres", endless(b"S").await, PATIENCE, with("postgres"), Protocol, "in plain behind"),
+        ("endless postgres", endless(b"SSSSSSSS").await, PATIENCE, with("postgres"), Protocol, "in plain behind"),
         ("endless nul", endless(&[0; 4096]).await, PATIENCE, smtp(), Protocol, "a line is longer than"),
     ];
     let prober = plain();

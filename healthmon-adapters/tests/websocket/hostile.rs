@@ -19,12 +19,22 @@ use super::{
 /// A text frame of 65,537 bytes, which is one too many; its beginning at least.
 const GIANT: &[u8] = &[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 1];
 const MONSTROUS: &[u8] = &[0x81, 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
-const BLOCK: &[u8] = &[b'a'; 16_384];
+const BLOCK: &[u8] = &[b'a'; 4_096];
+/// Frames of 127 bytes.
+const MESSAGE: &[u8] = &filled(0x81);
+const PING: &[u8] = &filled(0x89);
+const PONG: &[u8] = &filled(0x8a);
+
+const fn filled(kind: u8) -> [u8; 127] {
+    let mut frame = [b'a'; 127];
+    (frame[0], frame[1]) = (kind, 125);
+    frame
+}
 
 #[tokio::test]
 async fn every_hostile_peer_gets_the_right_outcome_on_time() {
     use FailReason::{Assertion, Protocol, Timeout};
-    let long = PATIENCE;
+    let long = PATIENCE * 3;
     let rows: Vec<(&str, Server, Duration, FailReason, &str)> = vec![
         ("masked frame", sending(b"\x81\x82\x01\x02\x03\x04hi", b"").await, long, Protocol, "masked frame from server"),
         ("fragmented ping", sending(b"\x09\x00", b"").await, long, Protocol, "Fragmented control frame"),
@@ -40,9 +50,9 @@ async fn every_hostile_peer_gets_the_right_outcome_on_time() {
         ("monstrous frame", sending(MONSTROUS, BLOCK).await, long, Assertion, "and then one longer than 65536 bytes"),
         ("endless fragments", sending(b"\x01\x01a", b"\x00\x01a").await, long, Assertion, "longer than 65536 bytes"),
         ("endless empty fragments", sending(b"\x01\x01a", b"\x00\x00").await, long, Assertion, "within 1048576 bytes"),
-        ("endless messages", sending(b"", b"\x81\x02hi").await, long, Assertion, "messages without it within 1048576"),
-        ("endless pings", sending(b"", b"\x89\x02hi").await, long, Assertion, "0 messages without it within 1048576"),
-        ("endless pongs", sending(b"", b"\x8a\x02hi").await, long, Assertion, "0 messages without it within 1048576"),
+        ("endless messages", sending(b"", MESSAGE).await, long, Assertion, "messages without it within 1048576"),
+        ("endless pings", sending(b"", PING).await, long, Assertion, "nothing of it within 1048576"),
+        ("endless pongs", sending(b"", PONG).await, long, Assertion, "nothing of it within 1048576"),
         ("half a frame", sending(b"\x81\x7e", b"").await, SHORT, Timeout, "while waiting for the answer"),
         ("half a message", sending(b"\x01\x06needle", b"").await, SHORT, Timeout, "while waiting for the answer"),
         ("garbage", sending(b"\xf7\xf7\xf7\xf7", b"\xf7").await, long, Protocol, "websocket: "),
@@ -130,7 +140,7 @@ async fn the_session_is_closed_politely_and_a_rude_peer_is_not_waited_for() {
     let seen = see(&prober(), &format!("ws://{}/", rude.address), &json!({})).await;
     assert_eq!(seen.outcome, Outcome::Pass, "{seen:?}");
     assert!(begun.elapsed() < Duration::from_millis(250) + GRACE, "took {:?}", begun.elapsed());
-    assert!(seen.latency_us < 200_000, "the farewell is no part of what was measured: {seen:?}");
+    assert!(seen.latency_us < 240_000, "the farewell is no part of what was measured: {seen:?}");
 }
 
 #[tokio::test]
@@ -140,7 +150,7 @@ async fn memory_stays_flat_under_fifty_hostile_peers_at_once() {
     let servers = [
         sending(GIANT, BLOCK).await,
         sending(b"\x01\x01a", b"\x00\x01a").await,
-        sending(b"", b"\x89\x02hi").await,
+        sending(b"", PING).await,
         sending(b"", b"\x81\x7e\x40\x00").await,
     ];
     let options: Value = json!({"websocket": {"expect": "needle", "ping": {}}});

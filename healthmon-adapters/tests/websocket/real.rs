@@ -38,14 +38,14 @@ async fn every_conversation_gets_the_right_outcome() {
             "/",
             json!({"send": "canary", "expect": "pong"}),
             assertion,
-            "message: expected to contain \"pong\", got 1 messages without it until the deadline",
+            "message: expected to contain \"pong\", got 1 message without it until the deadline",
         ),
         ("/", json!({"expect": "pong"}), Outcome::Fail(FailReason::Timeout), "while waiting for the answer"),
         (
             "/",
             json!({"send": "close 1008", "expect": "pong"}),
             assertion,
-            "message: expected to contain \"pong\", got 0 messages without it and then a close with code 1008",
+            "message: expected to contain \"pong\", got nothing of it and then a close with code 1008",
         ),
         (
             "/",
