@@ -63,9 +63,9 @@ mod tests {
     fn every_form_of_an_address_is_that_address() {
         for form in ["127.0.0.1", "127.1", "0x7f.1", "0177.0.0.1", "2130706433", "%31%32%37.0.0.1", "127.0.0.1."] {
             let read = address(&format!("tcp://{form}:25")).expect(form);
-            assert_eq!(read.host(), Host::Ipv4(Ipv4Addr::LOCALHOST), "{form}");
+            assert_eq!(read.host(), Host::<&str>::Ipv4(Ipv4Addr::LOCALHOST), "{form}");
         }
-        assert_eq!(address("tcp://[0:0::1]:25").expect("right").host(), Host::Ipv6(Ipv6Addr::LOCALHOST));
+        assert_eq!(address("tcp://[0:0::1]:25").expect("right").host(), Host::<&str>::Ipv6(Ipv6Addr::LOCALHOST));
     }
 
     #[test]

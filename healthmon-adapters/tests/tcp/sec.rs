@@ -57,7 +57,7 @@ async fn sec_no_form_of_a_special_address_is_dialled() {
     let tcp = TcpProber::new(dialer(Loopback::Refused), tls.clone(), secrets.clone());
     let tls = TlsProber::new(dialer(Loopback::Refused), tls, secrets);
     for host in FORBIDDEN {
-        for (prober, scheme) in [(&tcp as &dyn Prober, "tcp"), (&tls, "tls")] {
+        for (prober, scheme) in [(&tcp as &dyn Prober, "tcp"), (&tls as &dyn Prober, "tls")] {
             let seen = see(prober, &format!("{scheme}://{host}:{port}"), &json!({})).await;
             assert_eq!(seen.outcome, BLOCKED, "{scheme}://{host}: {seen:?}");
             assert_eq!(seen.phases.connect_us, None, "{host}");

@@ -134,8 +134,9 @@ impl MakeWriter<'_> for Log {
 async fn sec_the_lowest_level_of_the_log_holds_no_secret() {
     let log = Log::default();
     let layer = tracing_subscriber::fmt::layer().with_writer(log.clone());
-    // Takes the records of the `log` crate too, which is what the library writes.
-    tracing_subscriber::registry().with(EnvFilter::new("trace")).with(layer).init();
+    // Of this thread, and so of this test; takes the records of the `log` crate too, which is what the
+    // library writes.
+    let _heard = tracing_subscriber::registry().with(EnvFilter::new("trace")).with(layer).set_default();
     log::info!("the log is heard");
     let options = json!({"websocket": {
         "headers": {"authorization": "Bearer sparrow"}, "send": "sparrow", "expect": "echo: sparrow", "ping": {"within": "100ms"},
