@@ -32,6 +32,7 @@ pub(crate) fn prober_of(authority: &Authority) -> WebSocketProber {
 /// answers what it is sent with "echo: …", and closes with a code where one is asked for ("close 1008").
 pub(crate) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
     let mut greeting = None;
+    #[expect(clippy::result_large_err, reason = "the error is the library's own")]
     let callback = |request: &Request, mut response: Response| {
         greeting = (request.uri().path() == "/greeting").then_some("welcome");
         let offered = request.headers().get("sec-websocket-protocol").and_then(|value| value.to_str().ok());

@@ -20,6 +20,9 @@ fn at(server: &Server) -> String {
 
 type Answer = Box<dyn Fn(&str) -> Vec<u8> + Send + Sync>;
 
+/// Its name, the answer, the options; the reason, the status and what is told of it.
+type Row = (&'static str, Answer, Value, FailReason, Option<u16>, &'static str);
+
 fn text(answer: &'static str) -> Answer {
     Box::new(move |_| answer.as_bytes().to_vec())
 }
@@ -48,7 +51,7 @@ async fn every_refusal_is_told_as_what_it_is() {
     let endless: &'static str = Box::leak(format!("HTTP/1.1 101 X\r\nx: {}", "y".repeat(70_000)).into_boxed_str());
     let headers: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
     let headers: &'static str = Box::leak(format!("HTTP/1.1 101 X\r\n{headers}\r\n").into_boxed_str());
-    let rows: Vec<(&str, Answer, Value, FailReason, Option<u16>, &str)> = vec![
+    let rows: Vec<Row> = vec![
         ("200", text("HTTP/1.1 200 OK\r\n\r\ncanary"), plain(), Status, Some(200), "expected status 101, got 200"),
         ("301", text("HTTP/1.1 301 canary\r\nlocation: ws://canary/\r\n\r\n"), plain(), Status, Some(301), "got 301"),
         ("401", text("HTTP/1.1 401 canary\r\n\r\n"), plain(), Status, Some(401), "got 401"),
