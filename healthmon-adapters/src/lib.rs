@@ -4,6 +4,8 @@
 pub mod http;
 #[cfg(feature = "net")]
 pub mod net;
+#[cfg(any(feature = "tcp", feature = "websocket"))]
+mod pattern;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis")]
@@ -17,3 +19,9 @@ mod services;
 pub mod sqlite;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sums;
+#[cfg(feature = "tcp")]
+pub mod tcp;
+#[cfg(feature = "tcp")]
+pub mod tls;
+#[cfg(feature = "websocket")]
+pub mod websocket;

@@ -1,4 +1,4 @@
-//! Private PostgreSQL and Redis servers, for tests and load runs of adapters and of programs that
+//! Private PostgreSQL, Redis and other servers, for tests and load runs of adapters and of programs that
 //! embed healthmon.
 //!
 //! Each has a folder and a port of its own on loopback, and goes, folder and all, when its handle
@@ -6,9 +6,11 @@
 //! ends with it. They are real servers and can be stopped, killed and started again.
 
 mod postgres;
+mod program;
 mod redis;
 
 pub use postgres::{PrivatePostgres, StopMode};
+pub use program::PrivateProgram;
 pub use redis::PrivateRedis;
 
 use std::{
@@ -74,5 +76,5 @@ fn run(command: &mut Command) -> io::Result<()> {
 /// Says which program is missing, and how it is had.
 fn missing(command: &Command, error: &io::Error) -> io::Error {
     let program = command.get_program().display();
-    io::Error::new(error.kind(), format!("cannot run {program}: {error}; install Debian's postgresql and redis-server"))
+    io::Error::new(error.kind(), format!("cannot run {program}: {error}; install what .ci/test says it needs"))
 }

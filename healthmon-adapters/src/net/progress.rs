@@ -22,6 +22,8 @@ pub enum Stage {
     Lookup,
     /// Making the connection.
     Connect,
+    /// Asking the peer, in its own protocol, to go on over TLS.
+    StartTls,
     /// In the TLS handshake.
     Handshake,
     /// The request is under way, no answer yet.
@@ -42,6 +44,7 @@ impl Stage {
             Self::LookupQueue => "waiting for a free lookup",
             Self::Lookup => "resolving the name",
             Self::Connect => "connecting",
+            Self::StartTls => "asking for tls",
             Self::Handshake => "in the tls handshake",
             Self::Answer => "waiting for the answer",
             Self::Body => "reading the body",

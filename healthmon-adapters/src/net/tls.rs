@@ -124,6 +124,25 @@ impl Alpn {
     }
 }
 
+/// What a handshake offers: one of the usual, or what a service names itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Offer {
+    Usual(Alpn),
+    Named(Arc<[Box<str>]>),
+}
+
+impl Offer {
+    fn protocols(&self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Usual(alpn) => alpn.protocols(),
+            Self::Named(names) => names.iter().map(|name| name.as_bytes().to_vec()).collect(),
+        }
+    }
+}
+
+/// One way of doing TLS: the settings that differ from the defaults, and what is offered.
+type Way = (Option<Arc<Written>>, Offer);
+
 /// How many ways of doing TLS are held ready; beyond them, they are made anew.
 const CONNECTORS: usize = 1_024;
 
@@ -136,7 +155,7 @@ struct Shared {
     roots: Arc<RootCertStore>,
     secrets: Secrets,
     /// Set up once for each way in which services want it.
-    connectors: Mutex<HashMap<(Option<Arc<Written>>, Alpn), TlsConnector>>,
+    connectors: Mutex<HashMap<Way, TlsConnector>>,
 }
 
 impl std::fmt::Debug for TlsClient {
@@ -196,6 +215,32 @@ impl TlsClient {
         alpn: Alpn,
         progress: &mut Progress,
     ) -> Result<TlsStream<TcpStream>, TlsError> {
+        self.shake_hands(stream, host, settings, Offer::Usual(alpn), progress).await
+    }
+
+    /// The same, with application protocols that are named by the service's own settings.
+    ///
+    /// # Errors
+    /// When the handshake fails or the certificate is refused.
+    pub async fn handshake_offering(
+        &self,
+        stream: TcpStream,
+        host: Host<&str>,
+        settings: &TlsSettings,
+        protocols: &Arc<[Box<str>]>,
+        progress: &mut Progress,
+    ) -> Result<TlsStream<TcpStream>, TlsError> {
+        self.shake_hands(stream, host, settings, Offer::Named(Arc::clone(protocols)), progress).await
+    }
+
+    async fn shake_hands(
+        &self,
+        stream: TcpStream,
+        host: Host<&str>,
+        settings: &TlsSettings,
+        offer: Offer,
+        progress: &mut Progress,
+    ) -> Result<TlsStream<TcpStream>, TlsError> {
         let name = match settings.written().and_then(|written| written.server_name.as_deref()) {
             Some(name) => ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name(name.to_owned()))?,
             None => match host {
@@ -206,7 +251,7 @@ impl TlsClient {
                 }
             },
         };
-        let connector = self.connector(settings, alpn)?;
+        let connector = self.connector(settings, offer)?;
         let begun = Instant::now();
         progress.stage = Stage::Handshake;
         let (connected, look) = Look::during(progress.is_inspected(), connector.connect(name, stream)).await;
@@ -227,15 +272,15 @@ impl TlsClient {
         Ok(stream)
     }
 
-    fn connector(&self, settings: &TlsSettings, alpn: Alpn) -> Result<TlsConnector, TlsError> {
-        let key = (settings.written().cloned(), alpn);
+    fn connector(&self, settings: &TlsSettings, offer: Offer) -> Result<TlsConnector, TlsError> {
+        let key = (settings.written().cloned(), offer);
         // A key may be rotated behind its reference: those are set up each time.
         let keep = key.0.as_ref().is_none_or(|written| written.identity.is_none());
         let known = self.0.connectors.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(known) = known {
             return Ok(known);
         }
-        let made = self.0.connect_by(key.0.as_deref().unwrap_or(&Written::default()), alpn)?;
+        let made = self.0.connect_by(key.0.as_deref().unwrap_or(&Written::default()), &key.1)?;
         let mut connectors = self.0.connectors.lock().unwrap_or_else(PoisonError::into_inner);
         if keep {
             if connectors.len() >= CONNECTORS {
@@ -248,7 +293,7 @@ impl TlsClient {
 }
 
 impl Shared {
-    fn connect_by(&self, written: &Written, alpn: Alpn) -> Result<TlsConnector, TlsError> {
+    fn connect_by(&self, written: &Written, offer: &Offer) -> Result<TlsConnector, TlsError> {
         let refused = |error: &dyn std::fmt::Display| TlsSetupError::Rustls(error.to_string());
         let roots = match &written.ca {
             None => Arc::clone(&self.roots),
@@ -283,7 +328,7 @@ impl Shared {
                 builder.with_client_auth_cert(chain, key).map_err(|error| unusable(&error))?
             }
         };
-        config.alpn_protocols = alpn.protocols();
+        config.alpn_protocols = offer.protocols();
         config.resumption = match written.resumption {
             Resume::Disabled => Resumption::disabled(),
             Resume::Enabled => Resumption::in_memory_sessions(256),
