@@ -8,15 +8,17 @@ mod link;
 mod metadata;
 mod settings;
 mod verdict;
+mod watch;
 mod wire;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use healthmon_core::{
+    id::ServiceId,
     ports::Prober,
     probe::{FailReason, IndeterminateReason, Inspection, Observation, Probe},
-    service::{FieldErrors, ServiceSettings},
+    service::{FieldErrors, Service, ServiceSettings},
 };
 use hyper::Uri;
 use tokio::time::Instant;
@@ -35,7 +37,7 @@ use crate::{
 };
 use link::Link;
 use metadata::Redactor;
-use settings::{Asked, Reuse, Security, Settings};
+use settings::{Asked, Reuse, Security, Settings, Watched};
 use wire::{End, Wire};
 
 /// How a [`GrpcProber`] is set up.
@@ -90,6 +92,10 @@ impl Default for GrpcProberConfig {
 /// | any other status, its number being the result's code | `status` |
 /// | no HTTP/2, no gRPC, or more than 128 KiB of it | `protocol` |
 ///
+/// With `watch`, the worker that probes a service also holds a stream of `Health/Watch`. Whenever it
+/// tells of another status, breaks, or comes back, the service is probed at once: that probe is what
+/// is judged, and the schedule goes on as it is. A server without `Watch` is probed by the schedule.
+///
 /// # Options
 ///
 /// All of them may be left out:
@@ -106,6 +112,7 @@ impl Default for GrpcProberConfig {
 ///   },
 ///   "authority": "cart.internal:443",      // the target's host and port
 ///   "connection": "keep_alive",            // fresh
+///   "watch": true,                         // false; probe at once when Health/Watch tells of a change
 ///   "tls": {                               // for grpcs:// only
 ///     "verify": "full",
 ///     "ca": certificate,                   // trusted instead of the usual roots
@@ -170,7 +177,8 @@ impl GrpcProber {
             Err(problem) => return Inspection::of(unsupported(format!("the target {problem}")).into()),
         };
         let (attempt, mut progress) = (Attempt::begin(probe), progress);
-        let exchange = Exchange { prober: self, probe, settings, asked: &asked, deadline: attempt.deadline() };
+        let (service, deadline) = (probe.service.id, attempt.deadline());
+        let exchange = Exchange { prober: self, service, settings, asked: &asked, deadline };
         // Boxed, for it is large and a probe's future is moved about.
         let ended = attempt.limit(Box::pin(exchange.run(&mut progress))).await;
         attempt.inspected(ended, progress, &settings.expectations)
@@ -202,12 +210,21 @@ impl Prober for GrpcProber {
     async fn inspect(&self, probe: &Probe) -> Inspection {
         self.perform(probe, Progress::inspecting()).await
     }
+
+    fn watches(&self, settings: &ServiceSettings) -> bool {
+        // Most services have no options, and of those that have most do not ask for it.
+        Watched::of(&settings.options) == Watched::Yes
+    }
+
+    async fn watch(&self, service: &Service, changed: &(dyn Fn() + Send + Sync)) {
+        watch::watch(self, service, changed).await;
+    }
 }
 
 /// One probe under way.
 struct Exchange<'a> {
     prober: &'a GrpcProber,
-    probe: &'a Probe,
+    service: ServiceId,
     settings: &'a Settings,
     asked: &'a Asked,
     deadline: Instant,
@@ -252,8 +269,13 @@ impl Exchange<'_> {
         Ok(Question { origin, metadata, redactor })
     }
 
+    fn request(&self, question: &Question) -> Request<HealthCheckRequest> {
+        let message = HealthCheckRequest { service: self.asked.service.clone() };
+        Request::from_parts(question.metadata.clone(), Extensions::default(), message)
+    }
+
     async fn ask(&self, question: &Question, progress: &mut Progress) -> Result<(), Fault> {
-        if let Some(link) = self.pool().and_then(|pool| pool.take(self.probe.service.id, &self.made_for())) {
+        if let Some(link) = self.pool().and_then(|pool| pool.take(self.service, &self.made_for())) {
             progress.certificate(link.certificate_expires);
             if self.exchange(link, Source::Pool, question, progress).await? == Exchanged::Judged {
                 return Ok(());
@@ -301,8 +323,7 @@ impl Exchange<'_> {
         question: &Question,
         progress: &mut Progress,
     ) -> Result<Exchanged, Fault> {
-        let message = HealthCheckRequest { service: self.asked.service.clone() };
-        let mut request = Request::from_parts(question.metadata.clone(), Extensions::default(), message);
+        let mut request = self.request(question);
         request.set_timeout(self.deadline.saturating_duration_since(Instant::now()));
         let (answered, heard) = link.check(question.origin.clone(), request, progress).await;
         let told = heard.so_far();
@@ -312,7 +333,7 @@ impl Exchange<'_> {
         }
         verdict::judge(answered, &told, link.meter(), &question.redactor, progress)?;
         if let Some(pool) = self.pool() {
-            pool.put(self.probe.service.id, self.made_for(), link);
+            pool.put(self.service, self.made_for(), link);
         }
         Ok(Exchanged::Judged)
     }

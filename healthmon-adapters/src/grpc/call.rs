@@ -88,13 +88,12 @@ impl Heard {
             let text = String::from_utf8_lossy(value.as_bytes());
             text.chars().take(CONTENT_TYPE_LIMIT).collect::<String>().into_boxed_str()
         });
-        let is_grpc = content_type.as_deref().is_some_and(|text| text.starts_with("application/grpc"));
-        let status = own_status(headers);
+        let (status, fits) = (own_status(headers), content_type.as_deref().is_some_and(is_grpc));
         let mut told = self.told();
         told.head = Some(Head { at: Instant::now(), http_status, content_type });
         if status.is_some() {
             told.status = status;
-        } else if !is_grpc {
+        } else if !fits {
             return Err(CallError::NotGrpc);
         }
         Ok(())
@@ -105,6 +104,10 @@ impl Heard {
             self.told().status = Some(status);
         }
     }
+}
+
+pub(super) fn is_grpc(content_type: &str) -> bool {
+    content_type.starts_with("application/grpc")
 }
 
 /// The status that stands in headers or trailers.

@@ -14,7 +14,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, body::Body};
+use tonic::{Code, Request, Response, Status, Streaming, body::Body};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient};
 
 use super::{
@@ -131,6 +131,44 @@ impl Link {
         })
         .await;
         (answered, heard)
+    }
+}
+
+impl Link {
+    /// Asks to be told of a service's health from now on. The error is the status that the server
+    /// gave, if any.
+    pub(super) async fn watch(
+        mut self,
+        origin: Uri,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Held, Option<Code>> {
+        let (mut client, heard) = self.client(origin);
+        let mut asked = pin!(client.watch(request));
+        let answered = std::future::poll_fn(|cx| poll_by_turns(&mut self.driver, asked.as_mut(), cx)).await;
+        match answered {
+            Ok(stream) => Ok(Held { link: self, heard, stream: stream.into_inner() }),
+            Err(_) => Err(heard.so_far().status.map(|status| status.code())),
+        }
+    }
+}
+
+/// A stream of a service's health.
+pub(super) struct Held {
+    link: Link,
+    heard: Arc<Heard>,
+    stream: Streaming<HealthCheckResponse>,
+}
+
+impl Held {
+    /// The next that the server tells. Between two messages it may send as much as for one answer.
+    /// The error is the status by which the stream ended, if the server gave one.
+    pub(super) async fn next(&mut self) -> Result<i32, Option<Code>> {
+        self.link.meter.restart();
+        let mut next = pin!(self.stream.message());
+        match std::future::poll_fn(|cx| poll_by_turns(&mut self.link.driver, next.as_mut(), cx)).await {
+            Ok(Some(message)) => Ok(message.status),
+            Ok(None) | Err(_) => Err(self.heard.so_far().status.map(|status| status.code())),
+        }
     }
 }
 

@@ -32,6 +32,21 @@ pub(super) enum Security {
     Tls,
 }
 
+/// Whether a stream is held that tells of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watched {
+    No,
+    Yes,
+}
+
+impl Watched {
+    /// Looks for the one field; what is wrong otherwise is told elsewhere.
+    pub(super) fn of(options: &Options) -> Self {
+        let asked = options.section("grpc").and_then(|grpc| grpc.get("watch")).and_then(Value::as_bool);
+        if asked == Some(true) { Self::Yes } else { Self::No }
+    }
+}
+
 /// How a service is asked. Not `Debug`: metadata may be secret.
 #[derive(Default)]
 pub(super) struct Settings {
@@ -113,12 +128,10 @@ impl Settings {
                 true
             }
         };
-        let mut settings = fields.take_rest();
-        let has_tls = settings.get("grpc").and_then(|grpc| grpc.get("tls")).is_some_and(|tls| !tls.is_null());
-        if has_tls && !secured {
+        let tls = service.options.section("grpc").and_then(|grpc| grpc.get("tls"));
+        if !secured && tls.is_some_and(|tls| !tls.is_null()) {
             fields.wrong("grpc.tls", "is of use only for a target that begins with grpcs://");
         }
-        fields.put_back(std::mem::take(&mut settings));
         Self::read_fields(fields).map(drop)
     }
 
@@ -146,6 +159,8 @@ impl Settings {
             }
         }
         self.reuse = fields.optional("connection").unwrap_or_default();
+        // Only that it is one or the other: see `Watched::of`.
+        fields.optional::<bool>("watch");
         self.tls = fields.section("tls", TlsSettings::read).unwrap_or_default();
         fields.finish()
     }

@@ -5,7 +5,7 @@ use tonic::{Code, Response, Status};
 use tonic_health::pb::{HealthCheckResponse, health_check_response::ServingStatus};
 
 use super::{
-    call::{Head, Told},
+    call::{Head, Told, is_grpc},
     metadata::Redactor,
     wire::{End, Meter, READ_LIMIT},
 };
@@ -103,10 +103,6 @@ fn unread(local: &Status, told: &Told, meter: &Meter, progress: &mut Progress) -
             }
         }
     }
-}
-
-pub(super) fn is_grpc(content_type: &str) -> bool {
-    content_type.starts_with("application/grpc")
 }
 
 /// An answer by something that is no gRPC server, or stands before one: the HTTP status is read as

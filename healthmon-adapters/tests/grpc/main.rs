@@ -9,3 +9,4 @@ mod sec;
 mod settings;
 mod support;
 mod tls;
+mod watch;

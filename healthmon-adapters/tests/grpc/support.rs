@@ -38,10 +38,13 @@ use tonic::{
         server::{ServerTlsConfig, TcpIncoming},
     },
 };
-use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse,
-    health_check_response::ServingStatus,
-    health_server::{Health, HealthServer},
+use tonic_health::{
+    ServingStatus,
+    pb::{
+        HealthCheckRequest, HealthCheckResponse,
+        health_server::{Health, HealthServer},
+    },
+    server::HealthReporter,
 };
 
 /// Enough for a machine that is busy with something else.
@@ -102,10 +105,15 @@ impl Backend {
 
     /// Serves as tonic's own health service does: `shop.v1.Cart` is up, `shop.v1.Till` is not.
     pub(crate) async fn real(tls: Option<ServerTlsConfig>) -> Self {
+        Self::reporting(tls).await.1
+    }
+
+    /// The same, and what changes it.
+    pub(crate) async fn reporting(tls: Option<ServerTlsConfig>) -> (HealthReporter, Self) {
         let (reporter, health) = tonic_health::server::health_reporter();
-        reporter.set_service_status("shop.v1.Cart", tonic_health::ServingStatus::Serving).await;
-        reporter.set_service_status("shop.v1.Till", tonic_health::ServingStatus::NotServing).await;
-        Self::serving(health, tls).await
+        reporter.set_service_status("shop.v1.Cart", ServingStatus::Serving).await;
+        reporter.set_service_status("shop.v1.Till", ServingStatus::NotServing).await;
+        (reporter, Self::serving(health, tls).await)
     }
 
     pub(crate) fn url(&self, service: &str) -> String {
@@ -167,7 +175,8 @@ impl Health for Scripted {
     }
 }
 
-pub(crate) const SERVING: i32 = ServingStatus::Serving as i32;
+/// The number of SERVING.
+pub(crate) const SERVING: i32 = 1;
 
 /// A resolver that knows one address for every name, or none.
 pub(crate) struct Names(pub(crate) Option<IpAddr>);

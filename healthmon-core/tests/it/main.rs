@@ -6,3 +6,4 @@ mod drain;
 mod replay;
 mod summary;
 mod support;
+mod watch;
