@@ -133,7 +133,9 @@ mod tests {
     #[test]
     fn what_differs_from_before_is_news_and_a_stream_that_never_was_is_not() {
         let told = AtomicUsize::new(0);
-        let changed = || drop(told.fetch_add(1, Ordering::SeqCst));
+        let changed = || {
+            told.fetch_add(1, Ordering::SeqCst);
+        };
         let mut notice = Notice { last: Noticed::Nothing, changed: &changed };
         for (noticed, news) in [
             (Noticed::Break, 0),

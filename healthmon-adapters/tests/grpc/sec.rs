@@ -77,7 +77,7 @@ async fn sec_a_refused_loopback_address_or_name_makes_no_connection() {
 async fn sec_only_grpc_schemes_are_taken() {
     let prober = prober();
     assert_eq!(prober.schemes(), ["grpc", "grpcs"]);
-    for url in ["http://127.0.0.1:1/", "file://host:1/etc/passwd", "ftp://127.0.0.1:1/"] {
+    for url in ["http://127.0.0.1:1/", "file://host/etc/passwd", "ftp://127.0.0.1:1/"] {
         let settings = settings(url, PATIENCE, &json!({}));
         assert!(prober.check(&settings).is_err(), "{url}");
         let seen = prober.probe(&probe_of(settings)).await;

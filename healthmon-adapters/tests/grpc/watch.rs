@@ -179,8 +179,9 @@ async fn dropping_a_watch_closes_its_socket() {
     })
     .await;
     let (tell, _changes) = mpsc::unbounded_channel();
+    let (prober, url) = (prober(), server.url());
     tokio::select! {
-        () = watch(&prober(), &server.url(), tell) => panic!("it goes on until it is dropped"),
+        () = watch(&prober, &url, tell) => panic!("it goes on until it is dropped"),
         begun = has_begun.recv() => assert!(begun.is_some()),
     }
     assert_eq!(timeout(PATIENCE, has_ended.recv()).await, Ok(Some(())), "the socket is still open");

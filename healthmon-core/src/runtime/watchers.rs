@@ -56,7 +56,7 @@ struct Probed {
 
 /// How it is told that a service was probed. Never waits.
 #[derive(Debug, Clone)]
-pub struct WatchNews(mpsc::Sender<Probed>);
+pub(super) struct WatchNews(mpsc::Sender<Probed>);
 
 /// The other end of [`WatchNews`].
 #[derive(Debug)]
