@@ -106,7 +106,7 @@ impl Metadata {
 
     /// Writes what is to be sent into `sending`, and remembers it for [`Redactor::redact`].
     pub(super) fn reveal(&self, secrets: &Secrets, sending: &mut MetadataMap) -> Result<Redactor, Fault> {
-        let mut hidden = Vec::new();
+        let mut hidden: Vec<Box<str>> = Vec::new();
         let mut size = 0;
         sending.insert("user-agent", AsciiMetadataValue::from_static(USER_AGENT));
         for (key, value) in &self.0 {
@@ -129,7 +129,7 @@ impl Metadata {
             hidden.extend(parts.filter(|part| part.len() >= PART).map(Into::into));
         }
         // The longest first, so that no part of one stays behind.
-        hidden.sort_by_key(|text: &Box<str>| std::cmp::Reverse(text.len()));
+        hidden.sort_by_key(|text| std::cmp::Reverse(text.len()));
         Ok(Redactor(hidden))
     }
 }
