@@ -88,12 +88,6 @@ async fn every_status_has_its_reason_number_and_name() {
 
 #[tokio::test]
 async fn a_server_without_the_health_service_is_unimplemented() {
-    // Another service at the same address: what a server is that has not been given this one.
-    #[derive(Clone)]
-    struct Other;
-    impl tonic::server::NamedService for Other {
-        const NAME: &'static str = "shop.v1.Cart";
-    }
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("grpc://{}/", listener.local_addr().expect("bound"));
     let incoming = tonic::transport::server::TcpIncoming::from(listener);
