@@ -1,5 +1,7 @@
 //! Adapters for healthmon's ports: what the core asks of the world, done with real technology.
 
+#[cfg(feature = "grpc")]
+pub mod grpc;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "net")]

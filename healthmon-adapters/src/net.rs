@@ -9,6 +9,8 @@ pub(crate) mod attempt;
 mod dialer;
 mod expect;
 mod policy;
+#[cfg(feature = "grpc")]
+pub(crate) mod pool;
 pub(crate) mod progress;
 mod resolver;
 #[cfg(feature = "tls")]

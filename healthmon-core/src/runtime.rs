@@ -14,6 +14,7 @@ pub mod sweeper;
 pub mod tick;
 mod uptime;
 mod vitals;
+mod watchers;
 pub mod worker;
 
 pub use handle::{Handle, HandleError, LogStream};

@@ -2,7 +2,7 @@ use async_trait::async_trait;
 
 use crate::{
     probe::{Inspection, Observation, Probe},
-    service::{FieldErrors, ServiceSettings},
+    service::{FieldErrors, Service, ServiceSettings},
 };
 
 /// Performs one probe.
@@ -43,4 +43,17 @@ pub trait Prober: Send + Sync {
     async fn inspect(&self, probe: &Probe) -> Inspection {
         Inspection::of(self.probe(probe).await)
     }
+
+    /// Whether a change of such a service can be noticed between its probes, by [`watch`](Self::watch).
+    fn watches(&self, _: &ServiceSettings) -> bool {
+        false
+    }
+
+    /// Calls `changed` whenever something is noticed that may be a change of the service. It is then
+    /// probed out of turn: what is judged is what that probe sees, never what was noticed here.
+    ///
+    /// Asked only of services that it [`watches`](Self::watches). It goes on until it is dropped, which
+    /// closes its sockets, or returns when such a service cannot be watched after all. What it holds,
+    /// and how often it tries again, is bounded whatever the target does.
+    async fn watch(&self, _: &Service, _changed: &(dyn Fn() + Send + Sync)) {}
 }

@@ -4,8 +4,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AmbiguousScheme, Handle, Probers, ServiceIds, clock::SystemClock, handle::Shared, recorder::Recorder,
-    sweeper::Sweeper, tick::Tick, worker::Worker,
+    AmbiguousScheme, Handle, Probers, ServiceIds,
+    clock::SystemClock,
+    handle::Shared,
+    recorder::Recorder,
+    sweeper::Sweeper,
+    tick::Tick,
+    watchers::{self, WatchInbox, WatchNews, Watchers},
+    worker::Worker,
 };
 use crate::{
     memory::{LocalScheduler, MemoryBroadcaster, MemoryProbeQueue, MemoryResultStore, QueueLimits, StoreLimits},
@@ -282,7 +288,9 @@ impl Monitor {
             scheduling.spawn(|stop| self.tick().run(stop));
         }
         if roles.contains(&Role::Worker) {
-            working.spawn(|stop| self.worker().run(stop));
+            let (news, inbox) = watchers::channel();
+            working.spawn(|stop| self.worker(news).run(stop));
+            working.spawn(|stop| self.watchers(inbox).run(stop));
         }
         if roles.contains(&Role::Recorder) {
             recording.spawn(|stop| self.recorder().run(stop));
@@ -316,11 +324,22 @@ impl Monitor {
         }
     }
 
-    fn worker(&self) -> Worker {
+    fn watchers(&self, inbox: WatchInbox) -> Watchers {
+        let shared = &self.handle.shared;
+        Watchers {
+            probers: shared.probers.clone(),
+            queue: Arc::clone(&shared.queue),
+            store: Arc::clone(&shared.store),
+            clock: Arc::clone(&shared.clock),
+            inbox,
+        }
+    }
+
+    fn worker(&self, watchers: WatchNews) -> Worker {
         let shared = &self.handle.shared;
         Worker {
             queue: Arc::clone(&shared.queue),
-            probers: shared.probers.clone(),
+            probers: shared.probers.clone().telling(watchers),
             clock: Arc::clone(&shared.clock),
             vitals: Arc::clone(&shared.vitals),
             concurrency: self.tuning.concurrency,

@@ -1,9 +1,10 @@
 use std::{collections::HashMap, sync::Arc};
 
+use super::watchers::WatchNews;
 use crate::{
     ports::Prober,
     probe::{IndeterminateReason, Inspection, Observation, Probe},
-    service::{FieldErrors, ServiceSettings},
+    service::{FieldErrors, Service, ServiceSettings},
 };
 
 /// Two probers claim one scheme.
@@ -11,9 +12,10 @@ use crate::{
 #[error("two probers take the scheme {0}")]
 pub struct AmbiguousScheme(pub &'static str);
 
-/// The probers of a monitor, by the scheme of the target.
+/// The probers of a monitor, by the scheme of the target; and who is told of probed services that
+/// can be watched, if anybody.
 #[derive(Clone, Default)]
-pub struct Probers(HashMap<&'static str, Arc<dyn Prober>>);
+pub struct Probers(HashMap<&'static str, Arc<dyn Prober>>, Option<WatchNews>);
 
 impl Probers {
     /// Adds a prober for each of its schemes.
@@ -58,7 +60,14 @@ impl Probers {
     /// Performs a probe with the prober of its target's scheme.
     pub async fn probe(&self, probe: &Probe) -> Observation {
         match self.prober_of(probe) {
-            Ok(prober) => prober.probe(probe).await,
+            Ok(prober) => {
+                if let Some(news) = &self.1
+                    && prober.watches(&probe.service.settings)
+                {
+                    news.tell(probe);
+                }
+                prober.probe(probe).await
+            }
             Err(seen) => seen,
         }
     }
@@ -68,6 +77,19 @@ impl Probers {
         match self.prober_of(probe) {
             Ok(prober) => prober.inspect(probe).await,
             Err(seen) => Inspection::of(seen),
+        }
+    }
+
+    /// These probers, which tell of what they probe.
+    pub(super) fn telling(mut self, news: WatchNews) -> Self {
+        self.1 = Some(news);
+        self
+    }
+
+    /// Watches a service; see [`Prober::watch`].
+    pub(super) async fn watch(&self, service: &Service, changed: &(dyn Fn() + Send + Sync)) {
+        if let Some(prober) = self.0.get(service.settings.url.scheme()) {
+            prober.watch(service, changed).await;
         }
     }
 

@@ -7,3 +7,4 @@ mod drain;
 mod replay;
 mod summary;
 mod support;
+mod watch;

@@ -1,0 +1,160 @@
+//! `grpc.health.v1.Health/Watch`: a held stream that tells of a change at once.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    time::Duration,
+};
+
+use healthmon_core::service::Service;
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::Code;
+
+use super::{
+    Exchange, GrpcProber,
+    link::Held,
+    settings::{Asked, Settings},
+};
+use crate::net::Progress;
+
+/// The first pause before a stream is opened again, doubled each time up to the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(2));
+/// A stream that held for so long was a good one.
+const GOOD: Duration = Duration::from_mins(1);
+/// Between two messages nothing is read for so long: a server that sends without end is slowed
+/// down by its own full buffers.
+const REST: Duration = Duration::from_millis(100);
+
+/// Why a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// There can be none: the server does not offer it, or the settings cannot be read.
+    Hopeless,
+    /// There was one, or could be another time.
+    Broken,
+}
+
+/// What was noticed last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Noticed {
+    Nothing,
+    Status(i32),
+    Break,
+}
+
+/// Calls `changed` for all that is noticed after the first.
+struct Notice<'a> {
+    last: Noticed,
+    changed: &'a (dyn Fn() + Send + Sync),
+}
+
+impl Notice<'_> {
+    fn take(&mut self, noticed: Noticed) {
+        // That no stream could be opened is not news; that one broke is.
+        if self.last == Noticed::Nothing && noticed == Noticed::Break {
+            return;
+        }
+        let before = std::mem::replace(&mut self.last, noticed);
+        if before != Noticed::Nothing && before != noticed {
+            (self.changed)();
+        }
+    }
+}
+
+/// Watches a service until it is dropped, or there is no use in it.
+pub(super) async fn watch(prober: &GrpcProber, service: &Service, changed: &(dyn Fn() + Send + Sync)) {
+    let mut notice = Notice { last: Noticed::Nothing, changed };
+    let mut pause = PAUSES.0;
+    loop {
+        let begun = Instant::now();
+        if hold(prober, service, &mut notice).await == Ended::Hopeless {
+            return;
+        }
+        notice.take(Noticed::Break);
+        if begun.elapsed() >= GOOD {
+            pause = PAUSES.0;
+        }
+        sleep(jittered(pause)).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+/// Half of `pause` to all of it, so that those whose server restarts do not come back as one.
+fn jittered(pause: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish() % 1_000;
+    pause / 2 + pause.mul_f64(random as f64 / 2_000.0)
+}
+
+/// Holds one stream as long as it lasts.
+async fn hold(prober: &GrpcProber, service: &Service, notice: &mut Notice<'_>) -> Ended {
+    let (Ok(settings), Ok(asked)) =
+        (Settings::read(&service.settings.options), Asked::read(&service.settings.url.url()))
+    else {
+        return Ended::Hopeless;
+    };
+    let deadline = Instant::now() + service.settings.timeout.get();
+    let exchange = Exchange { prober, service: service.id, settings: &settings, asked: &asked, deadline };
+    match timeout_at(deadline, Box::pin(open(&exchange))).await {
+        Ok(Ok((held, first))) => follow(held, first, notice).await,
+        Ok(Err(ended)) => ended,
+        Err(_) => Ended::Broken,
+    }
+}
+
+/// Opens a stream and waits for its first message.
+async fn open(exchange: &Exchange<'_>) -> Result<(Held, i32), Ended> {
+    let question = exchange.question().map_err(|_| Ended::Broken)?;
+    let link = exchange.connect(&mut Progress::default()).await.map_err(|_| Ended::Broken)?;
+    let mut held = link.watch(question.origin.clone(), exchange.request(&question)).await.map_err(ended)?;
+    let first = held.next().await.map_err(ended)?;
+    Ok((held, first))
+}
+
+fn ended(status: Option<Code>) -> Ended {
+    if status == Some(Code::Unimplemented) { Ended::Hopeless } else { Ended::Broken }
+}
+
+async fn follow(mut held: Held, first: i32, notice: &mut Notice<'_>) -> Ended {
+    notice.take(Noticed::Status(first));
+    loop {
+        sleep(REST).await;
+        match held.next().await {
+            Ok(status) => notice.take(Noticed::Status(status)),
+            Err(status) => return ended(status),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn what_differs_from_before_is_news_and_a_stream_that_never_was_is_not() {
+        let told = AtomicUsize::new(0);
+        let changed = || {
+            told.fetch_add(1, Ordering::SeqCst);
+        };
+        let mut notice = Notice { last: Noticed::Nothing, changed: &changed };
+        for (noticed, news) in [
+            (Noticed::Break, 0),
+            (Noticed::Status(1), 0),
+            (Noticed::Status(1), 0),
+            (Noticed::Status(2), 1),
+            (Noticed::Break, 2),
+            (Noticed::Break, 2),
+            (Noticed::Status(2), 3),
+        ] {
+            notice.take(noticed);
+            assert_eq!(told.load(Ordering::SeqCst), news, "{noticed:?}");
+        }
+    }
+
+    #[test]
+    fn a_pause_is_half_of_itself_to_all_of_it() {
+        let pauses: Vec<_> = (0..100).map(|_| jittered(PAUSES.0)).collect();
+        assert!(pauses.iter().all(|pause| (PAUSES.0 / 2..=PAUSES.0).contains(pause)));
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+    }
+}
