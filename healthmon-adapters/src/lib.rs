@@ -1,7 +1,11 @@
 //! Adapters for healthmon's ports: what the core asks of the world, done with real technology.
 
+#[cfg(feature = "dns")]
+pub mod dns;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "icmp")]
+pub mod icmp;
 #[cfg(feature = "net")]
 pub mod net;
 #[cfg(feature = "postgres")]
