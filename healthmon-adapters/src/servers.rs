@@ -1,4 +1,4 @@
-//! Private PostgreSQL and Redis servers, for tests and load runs of adapters and of programs that
+//! Private PostgreSQL, Redis and name servers, for tests and load runs of adapters and of programs that
 //! embed healthmon.
 //!
 //! Each has a folder and a port of its own on loopback, and goes, folder and all, when its handle
@@ -7,9 +7,11 @@
 
 mod postgres;
 mod redis;
+mod unbound;
 
 pub use postgres::{PrivatePostgres, StopMode};
 pub use redis::PrivateRedis;
+pub use unbound::{PrivateUnbound, UnboundSetup};
 
 use std::{
     io,
@@ -74,5 +76,8 @@ fn run(command: &mut Command) -> io::Result<()> {
 /// Says which program is missing, and how it is had.
 fn missing(command: &Command, error: &io::Error) -> io::Error {
     let program = command.get_program().display();
-    io::Error::new(error.kind(), format!("cannot run {program}: {error}; install Debian's postgresql and redis-server"))
+    io::Error::new(
+        error.kind(),
+        format!("cannot run {program}: {error}; install Debian's postgresql, redis-server and unbound"),
+    )
 }
