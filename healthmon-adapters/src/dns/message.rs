@@ -15,6 +15,8 @@ use crate::net::{Progress, attempt::Fault};
 const DATAGRAM: u16 = 1232;
 /// How many records an answer may have.
 const RECORDS: usize = 2048;
+/// How many pointers may follow one another.
+const POINTERS: u8 = 4;
 const HEADER: usize = 12;
 /// How many answers are told to whoever takes a closer look.
 const TOLD: usize = 16;
@@ -98,6 +100,9 @@ impl Query {
         if records > RECORDS || number(4) > 1 {
             return Verdict::Broken(format!("it has {records} records and {} questions", number(4)));
         }
+        if has_chains(bytes) {
+            return Verdict::Broken("its names are pointers to pointers".to_owned());
+        }
         match Message::from_vec(bytes) {
             Ok(message) if self.is_answered_by(&message) => Verdict::Answer(Answer { message, size: bytes.len() }),
             Ok(_) => Verdict::Other(Stray::Question),
@@ -121,6 +126,25 @@ impl Query {
             _ => message.answers.is_empty() && message.metadata.response_code != ResponseCode::NoError,
         }
     }
+}
+
+/// Whether a name of `message` may be a chain of pointers. Nobody needs those, and each name that
+/// begins at the end of a long one costs as much as the whole chain: 64 KiB of them would keep a
+/// thread busy for seconds.
+fn has_chains(message: &[u8]) -> bool {
+    // What pointers can point to.
+    const REACH: usize = 1 << 14;
+    let reached = &message[..message.len().min(REACH)];
+    let mut depths = vec![0_u8; reached.len()];
+    reached.windows(2).enumerate().any(|(at, pair)| {
+        let pointer = usize::from(u16::from_be_bytes([pair[0], pair[1]]));
+        // Two bits mark a pointer. One that does not point backwards ends any name that meets it.
+        let to = pointer & (REACH - 1);
+        if pointer & !(REACH - 1) == 0xc000 && to < at {
+            depths[at] = depths[to] + 1;
+        }
+        depths[at] > POINTERS
+    })
 }
 
 /// An answer to the very question that was asked.

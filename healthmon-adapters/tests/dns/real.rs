@@ -17,6 +17,16 @@ use super::support::{PATIENCE, SHORT, detail, probe_of, prober, see, see_within,
 const SIGNED: &str = include_str!("signed.zone");
 const ANCHOR: &str = "signed.test. DS 57801 13 2 f78ee5f44d79bcf0a37d01266758cf504b3e8c233e70a4fe5ae62e6a10d4d47b";
 
+/// A zone with an alias, which is followed as a resolver follows it.
+const ALIAS: &str = "\
+alias.test. 60 SOA ns.alias.test. root.alias.test. 1 60 60 60 60
+alias.test. 60 NS ns.alias.test.
+ns.alias.test. 60 A 127.0.0.1
+shop.alias.test. 60 CNAME www.alias.test.
+www.alias.test. 60 A 192.0.2.1
+www.alias.test. 60 A 192.0.2.2
+";
+
 fn local_data() -> String {
     let mut lines = [
         r#"local-data: "www.example.test. 300 A 192.0.2.1""#,
@@ -26,10 +36,10 @@ fn local_data() -> String {
         r#"local-data: "example.test. 3600 NS ns.example.test.""#,
         r#"local-data: "_sip._tcp.example.test. 60 SRV 1 2 5060 sip.example.test.""#,
         r#"local-data: 'example.test. 60 TXT "v=spf1 -all"'"#,
-        r#"local-data: "shop.example.test. 60 CNAME www.example.test.""#,
         r#"local-data: "odd.example.test. 60 TYPE65280 \# 3 010203""#,
         r#"local-zone: "refused.test." always_refuse"#,
         r#"local-zone: "signed.test." transparent"#,
+        r#"local-zone: "alias.test." transparent"#,
     ]
     .join("\n ");
     for low in 0..1000 {
@@ -39,10 +49,13 @@ fn local_data() -> String {
 }
 
 fn unbound(zone: &str, tls: Option<(&str, &str)>) -> PrivateUnbound {
+    let clause = |name| {
+        format!("auth-zone:\n name: {name}.test.\n zonefile: {name}.zone\n for-downstream: no\n for-upstream: yes\n")
+    };
     let setup = UnboundSetup {
         server: &local_data(),
-        clauses: "auth-zone:\n name: signed.test.\n zonefile: signed.zone\n for-downstream: no\n for-upstream: yes\n",
-        files: &[("signed.zone", zone)],
+        clauses: &[clause("signed"), clause("alias")].concat(),
+        files: &[("signed.zone", zone), ("alias.zone", ALIAS)],
         tls,
     };
     PrivateUnbound::start(setup).expect("unbound; install Debian's package of that name")
@@ -75,7 +88,7 @@ async fn what_a_real_server_answers_is_judged() {
             "answers: expected 1, got 192.0.2.",
         ),
         ("www.example.test", json!({"expect": {"answers": {"matches": "^192\\.0\\.2\\."}}}), Outcome::Pass, 0, ""),
-        ("shop.example.test", json!({"expect": {"answers": {"count": {"min": 2}}}}), Outcome::Pass, 0, ""),
+        ("shop.alias.test", json!({"expect": {"answers": {"count": {"min": 2}}}}), Outcome::Pass, 0, ""),
         ("example.test?type=MX", json!({"expect": {"answers": ["10 mail.example.test."]}}), Outcome::Pass, 0, ""),
         ("example.test?type=NS", json!({"expect": {"answers": ["ns.example.test"]}}), Outcome::Pass, 0, ""),
         ("example.test?type=TXT", json!({"expect": {"answers": ["v=spf1 -all"]}}), Outcome::Pass, 0, ""),
@@ -191,14 +204,14 @@ async fn dns_over_tls_is_asked_with_its_certificate_checked() {
 async fn a_closer_look_tells_what_was_answered() {
     let server = unbound(SIGNED, None);
     let options = json!({"expect": {"answers": {"count": 1, "contains": ["192.0.2.1"]}}});
-    let settings = settings(&format!("dns://{}/shop.example.test", server.address()), PATIENCE, &options);
+    let settings = settings(&format!("dns://{}/shop.alias.test", server.address()), PATIENCE, &options);
     let inspected = prober().inspect(&probe_of(settings)).await;
     assert_eq!(inspected.seen.outcome, failed(FailReason::Assertion));
     let fact = |what: &str| inspected.facts.iter().find(|fact| &*fact.what == what).map(|fact| &*fact.value);
-    assert_eq!(fact("question"), Some("shop.example.test. IN A"));
+    assert_eq!(fact("question"), Some("shop.alias.test. IN A"));
     assert_eq!(fact("address"), Some(server.address().to_string().as_str()));
     assert_eq!(fact("response code"), Some("NOERROR"));
-    assert_eq!(fact("answer"), Some("shop.example.test. 60 CNAME www.example.test"));
+    assert_eq!(fact("answer"), Some("shop.alias.test. 60 CNAME www.alias.test"));
     let told: Vec<_> = inspected.assertions.iter().map(|told| (&*told.what, told.held)).collect();
     assert_eq!(told, [("response code", Held::Held), ("answers", Held::Failed), ("answers", Held::Held)]);
 }
