@@ -7,7 +7,7 @@
 mod assertions;
 pub(crate) mod attempt;
 #[cfg(any(feature = "dns", feature = "icmp"))]
-mod datagram;
+pub(crate) mod datagram;
 mod dialer;
 mod expect;
 #[cfg(any(feature = "dns", feature = "icmp"))]

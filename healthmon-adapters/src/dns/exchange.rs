@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::message::{Answer, Query, Stray, Verdict, broken};
-use crate::net::{DialError, Dialer, Progress, Stage, attempt::Fault, progress::add};
+use crate::net::{DialError, Dialer, Progress, Stage, attempt::Fault, datagram::receive, progress::add};
 
 /// The largest datagram that is read; we ask for less.
 const DATAGRAM_LIMIT: usize = 4096;
@@ -120,7 +120,8 @@ async fn listen(
     address: SocketAddr,
 ) -> Result<Answer, Fault> {
     loop {
-        let size = socket.recv(buffer).await.map_err(|source| Fault::from(DialError::Connect { address, source }))?;
+        let size =
+            receive(socket, buffer).await.map_err(|source| Fault::from(DialError::Connect { address, source }))?;
         match query.judge(&buffer[..size]) {
             Verdict::Answer(answer) => return Ok(answer),
             Verdict::Other(stray) => heard.note(stray)?,

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+#[cfg(feature = "dns")]
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use url::Host;
 
@@ -63,6 +65,35 @@ impl Dialer {
         let socket = UdpSocket::bind((any, 0)).await.map_err(failed)?;
         socket.connect(address).await.map_err(failed)?;
         Ok(socket)
+    }
+}
+
+/// Receives a datagram, or the error that says that none will come.
+///
+/// The kernel reports a refusal (nobody listens, no way there) as an error of the socket, and that
+/// alone does not wake whoever waits for something to read.
+///
+/// # Errors
+/// What the kernel was told of an earlier datagram.
+#[cfg(feature = "dns")]
+pub(crate) async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<usize> {
+    use std::io::{Error, ErrorKind::WouldBlock};
+    loop {
+        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        match socket.try_recv(buffer) {
+            Err(error) if error.kind() == WouldBlock => {}
+            received => return received,
+        }
+        if ready.is_error() {
+            let taken = || match socket.take_error()? {
+                Some(error) => Ok(error),
+                None => Err(Error::from(WouldBlock)),
+            };
+            match socket.try_io(Interest::ERROR, taken) {
+                Err(error) if error.kind() == WouldBlock => {}
+                Ok(error) | Err(error) => return Err(error),
+            }
+        }
     }
 }
 
