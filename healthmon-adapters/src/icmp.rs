@@ -21,7 +21,6 @@ use healthmon_core::{
     probe::{FailReason, Inspection, Observation, Probe},
     service::{FieldErrors, ServiceSettings},
 };
-use tokio::time::Instant;
 
 use crate::net::{
     Dialer, Progress, Stage,
@@ -87,7 +86,7 @@ impl IcmpProber {
         };
         let attempt = Attempt::begin(probe);
         let mut pings = Pings::new(settings.count, settings.size);
-        let mut ended = attempt.limit(self.run(&settings, attempt.deadline(), &mut pings, &mut progress)).await;
+        let mut ended = attempt.limit(self.run(&settings, &mut pings, &mut progress)).await;
         // What came before the deadline is judged, whatever did not.
         if ended.is_err()
             && let Some(judged) = pings.conclude(&settings.expected, &mut progress)
@@ -97,13 +96,7 @@ impl IcmpProber {
         attempt.inspected(ended, progress, &settings.expectations)
     }
 
-    async fn run(
-        &self,
-        settings: &Settings,
-        deadline: Instant,
-        pings: &mut Pings,
-        progress: &mut Progress,
-    ) -> Result<(), Fault> {
+    async fn run(&self, settings: &Settings, pings: &mut Pings, progress: &mut Progress) -> Result<(), Fault> {
         let addresses = self.dialer.addresses(borrowed(&settings.host), 0, progress).await?;
         let found = addresses.len();
         let addresses: Vec<SocketAddr> =
@@ -118,12 +111,12 @@ impl IcmpProber {
             if let Ok(socket) = EchoSocket::open(address)
                 && socket.send(&pings.packet(0, &socket)).await.is_ok()
             {
-                return self.ping(&socket, settings, deadline, pings, progress).await;
+                return self.ping(&socket, settings, pings, progress).await;
             }
         }
         let socket = EchoSocket::open(last)?;
         socket.send(&pings.packet(0, &socket)).await.map_err(|error| socket.no_way(error))?;
-        self.ping(&socket, settings, deadline, pings, progress).await
+        self.ping(&socket, settings, pings, progress).await
     }
 
     /// The first ping is on its way.
@@ -131,17 +124,14 @@ impl IcmpProber {
         &self,
         socket: &EchoSocket,
         settings: &Settings,
-        deadline: Instant,
         pings: &mut Pings,
         progress: &mut Progress,
     ) -> Result<(), Fault> {
         progress.learn("address", socket.address().ip());
         progress.learn("socket", socket.kind());
-        pings.exchange(socket, settings.interval, deadline).await?;
-        pings.conclude(&settings.expected, progress).unwrap_or_else(|| {
-            let detail = "no ping was answered";
-            Err(Fault::fail(FailReason::Timeout, detail))
-        })
+        pings.exchange(socket, settings.interval).await?;
+        // The fate of all of them is known by now, so there is something to conclude.
+        pings.conclude(&settings.expected, progress).unwrap_or(Ok(()))
     }
 }
 

@@ -52,12 +52,7 @@ impl Pings {
 
     /// Sends all but the first, which is on its way, and waits until the fate of all is known, or
     /// nothing more is to be expected. The caller enforces the deadline.
-    pub(super) async fn exchange(
-        &mut self,
-        socket: &EchoSocket,
-        interval: Duration,
-        deadline: Instant,
-    ) -> Result<(), Fault> {
+    pub(super) async fn exchange(&mut self, socket: &EchoSocket, interval: Duration) -> Result<(), Fault> {
         let begun = Instant::now();
         let count = u16::try_from(self.fates.len()).unwrap_or(u16::MAX);
         for number in 1..count {
@@ -70,12 +65,14 @@ impl Pings {
         let sent = Instant::now();
         // All that is left is to wait, for as long as an answer may take.
         while self.is_open() {
-            let until = match self.slowest() {
-                Some(slowest) => (sent + LINGER.max(slowest * 2)).min(deadline),
-                None => deadline,
+            let Some(slowest) = self.slowest() else {
+                // Silence so far, which lasts for as long as the caller lets it.
+                self.hear(socket).await?;
+                continue;
             };
-            if timeout_at(until, self.hear(socket)).await.map_or(Ok(true), |heard| heard.map(|()| false))? {
-                break;
+            match timeout_at(sent + LINGER.max(slowest * 2), self.hear(socket)).await {
+                Ok(heard) => heard?,
+                Err(_) => break,
             }
         }
         Ok(())

@@ -14,11 +14,11 @@ const EVERYBODY: &str = "echo '0 2147483647' > /proc/sys/net/ipv4/ping_group_ran
 /// Nobody may, as kernels have it by default.
 const NOBODY: &str = "echo '1 0' > /proc/sys/net/ipv4/ping_group_range";
 /// A router at 192.0.2.2 that says that 198.51.100.0/24 cannot be reached and 203.0.113.0/24 is
-/// forbidden, and lets 192.0.2.3 be silent.
+/// forbidden, each time it is asked; 192.0.2.3 is silent.
 const ROUTER: &str = "mount -t tmpfs none /run && ip netns add router && ip link add v0 type veth peer name v1 netns router && \
     ip address add 192.0.2.1/24 dev v0 && ip link set v0 up && \
     ip -n router address add 192.0.2.2/24 dev v1 && ip -n router link set v1 up && \
-    ip netns exec router sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward' && \
+    ip netns exec router sh -c 'cd /proc/sys/net/ipv4 && echo 1 > ip_forward && echo 0 > icmp_ratelimit' && \
     ip -n router route add unreachable 198.51.100.0/24 && ip -n router route add prohibit 203.0.113.0/24 && \
     ip route add default via 192.0.2.2 && \
     ip neighbour add 192.0.2.3 lladdr 02:00:00:00:00:03 dev v0 nud permanent";
