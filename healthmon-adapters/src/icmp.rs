@@ -130,8 +130,9 @@ impl IcmpProber {
         progress.learn("address", socket.address().ip());
         progress.learn("socket", socket.kind());
         pings.exchange(socket, settings.interval).await?;
-        // The fate of all of them is known by now, so there is something to conclude.
-        pings.conclude(&settings.expected, progress).unwrap_or(Ok(()))
+        // The fate of all of them is known by now. Were it not, that would be no reason to pass.
+        let silence = || Err(Fault::fail(FailReason::Timeout, "no ping was answered"));
+        pings.conclude(&settings.expected, progress).unwrap_or_else(silence)
     }
 }
 

@@ -110,7 +110,7 @@ async fn a_real_servers_addresses_are_dialled() {
     ] {
         let seen = see_within(&prober, &format!("http://{host}:{port}/"), PATIENCE, json!({})).await;
         assert_eq!((seen.outcome, detail(&seen)), (outcome, said), "{host}: {seen:?}");
-        assert_eq!(seen.phases.dns_us.is_some(), true, "{host}: {seen:?}");
+        assert!(seen.phases.dns_us.is_some(), "{host}: {seen:?}");
     }
     let begun = Instant::now();
     let seen = see_within(&prober, &format!("http://many.test:{port}/"), PATIENCE, json!({})).await;
