@@ -99,7 +99,14 @@ fn name(path: &str) -> Option<Name> {
         return None;
     }
     let text = percent_decode_str(path).decode_utf8().ok()?;
-    let mut name = if text.is_ascii() { Name::from_ascii(&text) } else { Name::from_utf8(&text) }.ok()?;
+    let read = if text.is_ascii() { Name::from_ascii(&text) } else { Name::from_utf8(&text) };
+    // Labels may hold what no host name does, such as the slash of RFC 2317.
+    let whole = text.strip_suffix('.').unwrap_or(&text);
+    let raw = || Name::from_labels(whole.split('.').map(str::as_bytes));
+    let mut name = match read {
+        Err(_) if text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') => raw().ok()?,
+        read => read.ok()?,
+    };
     name.set_fqdn(true);
     (name.len() <= 255).then_some(name)
 }
