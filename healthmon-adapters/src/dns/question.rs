@@ -156,7 +156,7 @@ mod tests {
             ("dns://[2001:db8::53]/version.bind?CLASS=CH;TYPE=TXT", "version.bind. CH TXT"),
             ("dns://ns.example/_dmarc.example.org?type=TXT&class=in", "_dmarc.example.org. IN TXT"),
             ("dns://ns.example/?type=NS", ". IN NS"),
-            ("dns://ns.example/0%2F25.2.0.192.in-addr.arpa?type=PTR", "0/25.2.0.192.in-addr.arpa. IN PTR"),
+            ("dns://ns.example/0%2F25.2.0.192.in-addr.arpa?type=PTR", "0\\/25.2.0.192.in-addr.arpa. IN PTR"),
             ("dns://ns.example/bücher.example", "xn--bcher-kva.example. IN A"),
             ("dns://ns.example/a?type=TYPE1", "a. IN A"),
         ] {
