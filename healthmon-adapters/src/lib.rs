@@ -2,8 +2,12 @@
 
 #[cfg(feature = "grpc")]
 pub mod grpc;
+#[cfg(feature = "dns")]
+pub mod dns;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "icmp")]
+pub mod icmp;
 #[cfg(feature = "net")]
 pub mod net;
 #[cfg(any(feature = "tcp", feature = "websocket"))]

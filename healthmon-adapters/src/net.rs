@@ -6,8 +6,14 @@
 
 mod assertions;
 pub(crate) mod attempt;
+#[cfg(any(feature = "dns", feature = "icmp"))]
+pub(crate) mod datagram;
 mod dialer;
 mod expect;
+#[cfg(any(feature = "dns", feature = "icmp"))]
+pub(crate) mod host;
+#[cfg(feature = "dns")]
+mod name_servers;
 mod policy;
 #[cfg(feature = "grpc")]
 pub(crate) mod pool;
@@ -20,6 +26,8 @@ pub use assertions::Assertions;
 pub use dialer::{DialError, Dialer, Family};
 pub use expect::Expectations;
 pub use ipnet::IpNet;
+#[cfg(feature = "dns")]
+pub use name_servers::{NameServers, NameServersConfig, NameServersError};
 pub use policy::{AddressPolicy, Loopback, Refusal, Rule};
 pub use progress::{Progress, Stage};
 pub use resolver::{LookupPermit, ResolveError, Resolver, SystemResolver};

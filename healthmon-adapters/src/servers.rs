@@ -8,10 +8,12 @@
 mod postgres;
 mod program;
 mod redis;
+mod unbound;
 
 pub use postgres::{PrivatePostgres, StopMode};
 pub use program::PrivateProgram;
 pub use redis::PrivateRedis;
+pub use unbound::{PrivateUnbound, UnboundSetup};
 
 use std::{
     io,

@@ -223,7 +223,7 @@ impl Dialer {
         connected
     }
 
-    async fn lookup(&self, name: &str, progress: &mut Progress) -> Result<Vec<IpAddr>, DialError> {
+    pub(super) async fn lookup(&self, name: &str, progress: &mut Progress) -> Result<Vec<IpAddr>, DialError> {
         let begun = Instant::now();
         progress.stage = Stage::LookupQueue;
         let permit = Arc::clone(&self.lookups).acquire_owned().await;
@@ -244,7 +244,7 @@ fn learn_peer(connected: &Result<TcpStream, DialError>, progress: &mut Progress)
     }
 }
 
-fn lookup_error(host: &str, source: ResolveError) -> DialError {
+pub(super) fn lookup_error(host: &str, source: ResolveError) -> DialError {
     DialError::Lookup { host: host.to_owned(), source }
 }
 
