@@ -4,6 +4,7 @@
 //! probes and performs them, [`recorder`] takes results and records them, [`sweeper`] looks for
 //! what nobody reports. They share nothing but the ports.
 
+mod canary;
 pub mod clock;
 mod handle;
 mod ids;
@@ -16,6 +17,7 @@ mod uptime;
 mod vitals;
 pub mod worker;
 
+pub use canary::{Canary, InvalidCanary};
 pub use handle::{Handle, HandleError, LogStream};
 pub use ids::ServiceIds;
 pub use monitor::{BuildError, Monitor, MonitorBuilder, Role, RunError, Tuning};

@@ -4,13 +4,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AmbiguousScheme, Handle, Probers, ServiceIds, clock::SystemClock, handle::Shared, recorder::Recorder,
+    AmbiguousScheme, Canary, Handle, Probers, ServiceIds, clock::SystemClock, handle::Shared, recorder::Recorder,
     sweeper::Sweeper, tick::Tick, worker::Worker,
 };
 use crate::{
     memory::{LocalScheduler, MemoryBroadcaster, MemoryProbeQueue, MemoryResultStore, QueueLimits, StoreLimits},
     ports::{Broadcaster, Clock, ConsumerId, ProbeQueue, Prober, ResultStore, Scheduler},
-    service::Regions,
+    service::{FieldErrors, Regions},
 };
 
 /// A part of a monitor that a process can play by itself.
@@ -90,6 +90,9 @@ pub enum BuildError {
     /// Two probers take the same scheme.
     #[error(transparent)]
     AmbiguousScheme(#[from] AmbiguousScheme),
+    /// A canary's target cannot be probed.
+    #[error("the canary is wrong: {0}")]
+    Canary(FieldErrors),
 }
 
 /// Why a monitor stopped without being told to.
@@ -108,6 +111,7 @@ pub struct MonitorBuilder {
     store: Option<Arc<dyn ResultStore>>,
     queue: Option<Arc<dyn ProbeQueue>>,
     probers: Vec<Arc<dyn Prober>>,
+    canary: Option<Canary>,
     broadcaster: Option<Arc<dyn Broadcaster>>,
     clock: Option<Arc<dyn Clock>>,
     regions: Regions,
@@ -142,6 +146,14 @@ impl MonitorBuilder {
     #[must_use]
     pub fn prober(mut self, prober: Arc<dyn Prober>) -> Self {
         self.probers.push(prober);
+        self
+    }
+
+    /// By what workers know that their own network is there, see [`Canary`]; by default every failure
+    /// counts as the target's.
+    #[must_use]
+    pub fn canary(mut self, canary: Canary) -> Self {
+        self.canary = Some(canary);
         self
     }
 
@@ -191,7 +203,7 @@ impl MonitorBuilder {
     /// Puts it together.
     ///
     /// # Errors
-    /// When there is no prober, or two for one scheme.
+    /// When there is no prober, or two for one scheme, or a canary that none of them can probe.
     pub fn build(self) -> Result<Monitor, BuildError> {
         let mut probers = Probers::default();
         for prober in self.probers {
@@ -199,6 +211,9 @@ impl MonitorBuilder {
         }
         if probers.is_empty() {
             return Err(BuildError::NoProber);
+        }
+        if let Some(canary) = &self.canary {
+            canary.check(&probers).map_err(BuildError::Canary)?;
         }
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let store =
@@ -211,7 +226,8 @@ impl MonitorBuilder {
         let vitals = Arc::default();
         let shared = Shared { store, queue, broadcaster, clock, vitals, probers, regions: self.regions, ids };
         let name = self.name.unwrap_or_else(|| "monitor".into());
-        Ok(Monitor { scheduler, handle: Handle { shared: Arc::new(shared) }, tuning: self.tuning.bounded(), name })
+        let (handle, tuning, canary) = (Handle { shared: Arc::new(shared) }, self.tuning.bounded(), self.canary);
+        Ok(Monitor { scheduler, handle, canary, tuning, name })
     }
 }
 
@@ -247,6 +263,7 @@ impl MonitorBuilder {
 pub struct Monitor {
     scheduler: Arc<dyn Scheduler>,
     handle: Handle,
+    canary: Option<Canary>,
     tuning: Tuning,
     name: Box<str>,
 }
@@ -323,6 +340,7 @@ impl Monitor {
             probers: shared.probers.clone(),
             clock: Arc::clone(&shared.clock),
             vitals: Arc::clone(&shared.vitals),
+            canary: self.canary.clone(),
             concurrency: self.tuning.concurrency,
             wait: Duration::from_secs(1),
             drain: self.tuning.drain,

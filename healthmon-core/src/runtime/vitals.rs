@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use metrics::{Counter, Histogram, counter, describe_counter, describe_histogram, histogram};
+use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -36,6 +36,17 @@ pub struct Vitals {
     expired: Counter,
     /// When the scheduler last answered, in microseconds; 0 is never.
     scheduled_at_us: AtomicI64,
+}
+
+/// What canaries say of the prober's own network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Network {
+    /// At least one of them was reached.
+    Up,
+    /// None of them was.
+    Down,
+    /// They cannot say.
+    Unclear,
 }
 
 /// Spans of the last moments.
@@ -132,6 +143,8 @@ impl Default for Vitals {
         describe_counter!("healthmon_results_repeated_total", "Results that were recorded already");
         describe_counter!("healthmon_results_set_aside_total", "Results that cannot be recorded, by why");
         describe_counter!("healthmon_transitions_total", "Transitions recorded, by the status they lead to");
+        describe_counter!("healthmon_canary_questions_total", "Times that the canaries were asked, by their answer");
+        describe_gauge!("healthmon_canary_reachable", "Whether a canary could be reached when last asked: 1 or 0");
         Self {
             emission: Span::new(histogram!("healthmon_emission_lateness_seconds")),
             start: Span::new(histogram!("healthmon_start_lateness_seconds")),
@@ -188,6 +201,19 @@ impl Vitals {
         }
         let reason = outcome.reason().map_or("", |reason| reason.as_str());
         counter!("healthmon_probes_total", "outcome" => outcome.as_str(), "reason" => reason).increment(1);
+    }
+
+    /// The canaries were asked.
+    pub(super) fn asked(&self, network: Network) {
+        let answer = match network {
+            Network::Up => "up",
+            Network::Down => "down",
+            Network::Unclear => "unclear",
+        };
+        counter!("healthmon_canary_questions_total", "answer" => answer).increment(1);
+        if network != Network::Unclear {
+            gauge!("healthmon_canary_reachable").set(if network == Network::Up { 1.0 } else { 0.0 });
+        }
     }
 
     /// Results were recorded.

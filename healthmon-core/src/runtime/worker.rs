@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Probers, Vitals};
+use super::{Canary, Probers, Vitals, canary::Lookout};
 use crate::{
     ports::{Clock, Completion, Delivery, ProbeQueue, QueueError},
     probe::{FailReason, IndeterminateReason, Observation, Outcome, Probe, ProbeResult},
@@ -32,6 +32,8 @@ pub struct Worker {
     pub clock: Arc<dyn Clock>,
     /// Notes how late probes begin.
     pub vitals: Arc<Vitals>,
+    /// By what it knows that its own network is there, if at all.
+    pub canary: Option<Canary>,
     /// How many probes may be under way at once.
     pub concurrency: NonZeroUsize,
     /// How long the queue is waited for at a time.
@@ -47,15 +49,23 @@ impl Worker {
         let (done, completions) = mpsc::channel(self.concurrency.get().clamp(COMPLETIONS, 16_384));
         let completer = tokio::spawn(complete(Arc::clone(&self.queue), completions));
         let (probers, clock) = (Arc::new(self.probers), Arc::clone(&self.clock));
+        let lookout = self
+            .canary
+            .map(|canary| Lookout::new(canary, Arc::clone(&probers), Arc::clone(&clock), Arc::clone(&self.vitals)));
+        let lookout = Arc::new(lookout);
         let under_way = TaskTracker::new();
         while let Some(deliveries) = pull(&*self.queue, &permits, self.wait, &stop).await {
             for delivery in deliveries {
                 let (probers, clock, done) = (Arc::clone(&probers), Arc::clone(&clock), done.clone());
-                let vitals = Arc::clone(&self.vitals);
+                let (vitals, lookout) = (Arc::clone(&self.vitals), Arc::clone(&lookout));
                 // `pull` asked for no more than there are permits, and nobody else takes them.
                 let permit = Arc::clone(&permits).try_acquire_owned();
                 under_way.spawn(async move {
-                    let result = perform(&probers, &*clock, &delivery.probe).await;
+                    let begun = Instant::now();
+                    let mut result = perform(&probers, &*clock, &delivery.probe).await;
+                    if let Some(lookout) = &*lookout {
+                        result = lookout.judge(begun, result).await;
+                    }
                     vitals.probed(&result);
                     note(&delivery, &result);
                     let completion = Completion { receipt: delivery.receipt, result };
