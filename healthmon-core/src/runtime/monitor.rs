@@ -4,8 +4,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AmbiguousScheme, Canary, Handle, Probers, ServiceIds, clock::SystemClock, handle::Shared, recorder::Recorder,
-    sweeper::Sweeper, tick::Tick, worker::Worker,
+    AmbiguousScheme, Canary, Handle, Probers, ServiceIds,
+    clock::SystemClock,
+    edges::{self, EdgeInbox, EdgeNews, Edges},
+    handle::Shared,
+    recorder::Recorder,
+    sweeper::Sweeper,
+    tick::Tick,
+    worker::Worker,
 };
 use crate::{
     memory::{LocalScheduler, MemoryBroadcaster, MemoryProbeQueue, MemoryResultStore, QueueLimits, StoreLimits},
@@ -302,7 +308,9 @@ impl Monitor {
             working.spawn(|stop| self.worker().run(stop));
         }
         if roles.contains(&Role::Recorder) {
-            recording.spawn(|stop| self.recorder().run(stop));
+            let (news, inbox) = edges::channel();
+            recording.spawn(|stop| self.recorder(news).run(stop));
+            scheduling.spawn(|stop| self.edges(inbox).run(stop));
             scheduling.spawn(|stop| self.sweeper().run(stop));
         }
         let [scheduling, working, recording] = &mut stages;
@@ -347,7 +355,18 @@ impl Monitor {
         }
     }
 
-    fn recorder(&self) -> Recorder {
+    fn edges(&self, inbox: EdgeInbox) -> Edges {
+        let shared = &self.handle.shared;
+        Edges {
+            store: Arc::clone(&shared.store),
+            queue: Arc::clone(&shared.queue),
+            clock: Arc::clone(&shared.clock),
+            vitals: Arc::clone(&shared.vitals),
+            inbox,
+        }
+    }
+
+    fn recorder(&self, edges: EdgeNews) -> Recorder {
         let shared = &self.handle.shared;
         Recorder {
             queue: Arc::clone(&shared.queue),
@@ -355,6 +374,7 @@ impl Monitor {
             broadcaster: Arc::clone(&shared.broadcaster),
             clock: Arc::clone(&shared.clock),
             vitals: Arc::clone(&shared.vitals),
+            edges: Some(edges),
             consumer: ConsumerId(
                 format!("{}-{}-{}", self.name, std::process::id(), shared.clock.now().as_micros()).into(),
             ),

@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Vitals;
+use super::{Vitals, edges::EdgeNews};
 use crate::{
     ports::{
         Broadcaster, Clock, ConsumerId, Hint, ProbeQueue, Recorded, ResultDelivery, ResultStore, SetAside, StoreError,
@@ -34,6 +34,8 @@ pub struct Recorder {
     pub clock: Arc<dyn Clock>,
     /// Notes how long recording takes.
     pub vitals: Arc<Vitals>,
+    /// Is told what was recorded, so that what is undecided is probed sooner.
+    pub edges: Option<EdgeNews>,
     /// Who this recorder is; unique per process start.
     pub consumer: ConsumerId,
     /// How many results go into one transaction at most.
@@ -134,6 +136,9 @@ impl Recorder {
             match self.store.record(part.clone()).await {
                 Ok(recorded) => {
                     self.vitals.recorded(self.clock.now(), &part, &recorded);
+                    if let Some(edges) = &self.edges {
+                        edges.tell(part, &recorded);
+                    }
                     self.tell(recorded);
                 }
                 Err(StoreError::Refused(error)) if part.len() == 1 => {

@@ -31,6 +31,7 @@ pub struct Vitals {
     missed: Counter,
     fenced: Counter,
     enqueued_again: Counter,
+    sooner: Counter,
     recorded: Counter,
     repeated: Counter,
     expired: Counter,
@@ -138,6 +139,7 @@ impl Default for Vitals {
         describe_counter!("healthmon_probes_repeated_total", "Probes that were on the queue already, or had been");
         describe_counter!("healthmon_probes_fenced_total", "Probes that the queue dropped: their claim was stale");
         describe_counter!("healthmon_probes_total", "Probes performed, by outcome and reason");
+        describe_counter!("healthmon_edge_probes_total", "Probes enqueued sooner because a change is undecided");
         describe_counter!("healthmon_results_recorded_total", "Results recorded");
         describe_counter!("healthmon_probes_expired_total", "Probes that nobody began by their start-by, as recorded");
         describe_counter!("healthmon_results_repeated_total", "Results that were recorded already");
@@ -153,6 +155,7 @@ impl Default for Vitals {
             missed: counter!("healthmon_slots_missed_total"),
             fenced: counter!("healthmon_probes_fenced_total"),
             enqueued_again: counter!("healthmon_probes_repeated_total"),
+            sooner: counter!("healthmon_edge_probes_total"),
             recorded: counter!("healthmon_results_recorded_total"),
             repeated: counter!("healthmon_results_repeated_total"),
             expired: counter!("healthmon_probes_expired_total"),
@@ -214,6 +217,11 @@ impl Vitals {
         if network != Network::Unclear {
             gauge!("healthmon_canary_reachable").set(if network == Network::Up { 1.0 } else { 0.0 });
         }
+    }
+
+    /// Edge probes were enqueued because changes are undecided.
+    pub(super) fn asked_sooner(&self, probes: usize) {
+        self.sooner.increment(probes as u64);
     }
 
     /// Results were recorded.

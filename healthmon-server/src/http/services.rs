@@ -146,6 +146,9 @@ fn checked(settings: ServiceSettings) -> Result<ServiceSettings, Problem> {
     if settings.interval.get() < SHORTEST {
         return Err(Problem::field("interval", "must be at least 1s"));
     }
+    if settings.edge_interval.is_some_and(|edge| edge.get() < SHORTEST) {
+        return Err(Problem::field("edge_interval", "must be at least 1s"));
+    }
     Ok(settings)
 }
 
