@@ -364,6 +364,28 @@ impl ServiceSettings {
         }
     }
 
+    /// Whether the section `expect` has a bound that degrades, such as `expect.latency.degraded` or
+    /// `expect.certificate.degraded_days`: a field, at any depth, whose name begins so.
+    pub fn has_degraded_bound(&self) -> bool {
+        fn is_bound((field, value): (&String, &Value)) -> bool {
+            !value.is_null() && (field.starts_with("degraded") || within(value))
+        }
+        fn within(value: &Value) -> bool {
+            value.as_object().is_some_and(|fields| fields.iter().any(is_bound))
+        }
+        self.options.section("expect").is_some_and(within)
+    }
+
+    /// These settings with a policy for what they expect: where a bound that degrades is set and no
+    /// `policy.degraded`, the service degrades by the thresholds by which it goes down.
+    #[must_use]
+    pub fn with_policy_for_bounds(mut self) -> Self {
+        if self.policy.degraded.is_none() && self.has_degraded_bound() {
+            self.policy.degraded = Some(self.policy.down);
+        }
+        self
+    }
+
     /// Reads settings from a JSON object; sections nobody here knows become [`Options`].
     ///
     /// # Errors

@@ -311,6 +311,11 @@ fn merged(before: &ServiceSettings, mut patch: Map<String, Value>) -> Result<Ser
     if let Some(Value::Object(policy)) = json.get_mut("policy").filter(|_| derived) {
         policy.shift_remove("window");
     }
+    let follows = before.has_degraded_bound() && before.policy.degraded == Some(before.policy.down);
+    let given = patch.get("policy").is_some_and(|policy| policy.get("degraded").is_some());
+    if let Some(Value::Object(policy)) = json.get_mut("policy").filter(|_| follows && !given) {
+        policy.shift_remove("degraded");
+    }
     // A client that sends back what it was shown leaves hidden values as they are.
     let stored: Vec<String> = headers_of(&mut json).map(|sent| sent.keys().cloned().collect()).unwrap_or_default();
     if let Some(sent) = headers_of(&mut patch) {
