@@ -10,6 +10,7 @@ pub mod clock;
 pub mod edges;
 mod handle;
 mod ids;
+mod lanes;
 mod monitor;
 pub mod recorder;
 mod routes;

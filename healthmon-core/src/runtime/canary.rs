@@ -72,11 +72,12 @@ impl Canary {
         right.then_some(Self { targets, deadline: Self::DEADLINE, remembered: Self::REMEMBERED }).ok_or(InvalidCanary)
     }
 
-    /// The same with a question that may take this long, 100 ms to 5 s: results wait for it.
+    /// The same with a question that may take this long, 100 ms to 2.5 s: results wait for it, and a
+    /// queue that waits for them long enough hands their probes out anew.
     #[must_use]
     pub fn deadline(self, deadline: Duration) -> Self {
         // In whole milliseconds, as timeouts are.
-        let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX).clamp(100, 5_000);
+        let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX).clamp(100, 2_500);
         Self { deadline: Duration::from_millis(millis), ..self }
     }
 

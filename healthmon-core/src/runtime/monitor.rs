@@ -40,6 +40,10 @@ impl Role {
 pub struct Tuning {
     /// Probes under way at once.
     pub concurrency: NonZeroUsize,
+    /// Probes under way at once that wait on the same host and port; by default a quarter of the
+    /// [`concurrency`](Self::concurrency), and 16 at least. As many more wait for their turn, for
+    /// two seconds at most; what is beyond that becomes `Indeterminate(crowded)`.
+    pub per_host: Option<NonZeroUsize>,
     /// Probes that the scheduler is asked for at a time.
     pub due_batch: NonZeroUsize,
     /// Results in one transaction, at most.
@@ -56,6 +60,8 @@ pub struct Tuning {
 impl Tuning {
     /// More probes at once than any machine has sockets for.
     const MOST_AT_ONCE: usize = 1_000_000;
+    /// The least that a host is given by default.
+    const LEAST_PER_HOST: usize = 16;
     /// The longest linger, sweep period or drain.
     const LONGEST: Duration = Duration::from_hours(1);
 
@@ -72,11 +78,20 @@ impl Tuning {
     }
 }
 
+impl Tuning {
+    /// How many probes under way may wait on the same host.
+    fn places_per_host(self) -> NonZeroUsize {
+        let quarter = NonZeroUsize::new((self.concurrency.get() / 4).max(Self::LEAST_PER_HOST));
+        self.per_host.or(quarter).unwrap_or(NonZeroUsize::MIN).min(self.concurrency)
+    }
+}
+
 impl Default for Tuning {
     fn default() -> Self {
         let count = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
         Self {
             concurrency: count(4_096),
+            per_host: None,
             due_batch: count(5_000),
             record_batch: count(2_000),
             record_linger: Duration::from_millis(250),
@@ -350,6 +365,7 @@ impl Monitor {
             vitals: Arc::clone(&shared.vitals),
             canary: self.canary.clone(),
             concurrency: self.tuning.concurrency,
+            per_host: self.tuning.places_per_host(),
             wait: Duration::from_secs(1),
             drain: self.tuning.drain,
         }

@@ -3,7 +3,7 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     ports::Prober,
     probe::{IndeterminateReason, Inspection, Observation, Probe},
-    service::{FieldErrors, ServiceSettings},
+    service::{FieldErrors, ServiceSettings, Target},
 };
 
 /// Two probers claim one scheme.
@@ -52,6 +52,11 @@ impl Probers {
     /// Where secrets stand in the options of services with this scheme; see [`Prober::secrets`].
     pub fn secrets(&self, scheme: &str) -> &'static [&'static str] {
         self.0.get(scheme).map_or(&[], |prober| prober.secrets())
+    }
+
+    /// On whom a probe of this target waits; see [`Prober::host`].
+    pub fn host<'t>(&self, target: &'t Target) -> Option<&'t str> {
+        self.0.get(target.scheme())?.host(target)
     }
 
     /// Performs a probe with the prober of its target's scheme.
