@@ -2,7 +2,12 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they ran")]
 
 mod blind;
+mod bulkheads;
+mod canary;
+mod day;
+mod degraded;
 mod drain;
+mod edges;
 mod replay;
 mod summary;
 mod support;
