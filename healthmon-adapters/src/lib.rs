@@ -1,9 +1,9 @@
 //! Adapters for healthmon's ports: what the core asks of the world, done with real technology.
 
-#[cfg(feature = "grpc")]
-pub mod grpc;
 #[cfg(feature = "dns")]
 pub mod dns;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "icmp")]

@@ -125,7 +125,8 @@ impl Probe {
 pub enum Outcome {
     /// The target answered as it should.
     Pass,
-    /// It answered as it should, but too slowly or close to some edge.
+    /// It answered as it should, but too slowly or close to some edge. Shows as DEGRADED where the
+    /// policy has a rule for it, otherwise it is as good as a pass.
     Slow,
     /// It did not.
     Fail(FailReason),

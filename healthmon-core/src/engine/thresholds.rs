@@ -17,6 +17,8 @@ pub struct Thresholds {
     /// When a region's *down* latch trips (bad: a failure) and clears.
     pub down: LatchRule,
     /// When a region's *degraded* latch trips (bad: a failure or a slow pass) and clears, if at all.
+    /// Registering a service whose settings have a bound that degrades sets it, see
+    /// [`with_policy_for_bounds`](crate::service::ServiceSettings::with_policy_for_bounds).
     pub degraded: Option<LatchRule>,
     /// Whether recovery is lengthened while a service flaps.
     pub damping: Option<Damping>,

@@ -2,7 +2,7 @@ use async_trait::async_trait;
 
 use crate::{
     probe::{Inspection, Observation, Probe},
-    service::{FieldErrors, Service, ServiceSettings},
+    service::{FieldErrors, Service, ServiceSettings, Target},
 };
 
 /// Performs one probe.
@@ -33,6 +33,13 @@ pub trait Prober: Send + Sync {
     /// and is kept sealed where there is a key.
     fn secrets(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// On whom a probe of this target waits: probes that wait on the same host share a bound, so that
+    /// one which hangs holds up no other. By default the target's [`place`](Target::place); `None`
+    /// for a prober that waits on nobody, such as one that looks whether a report came in.
+    fn host<'t>(&self, target: &'t Target) -> Option<&'t str> {
+        Some(target.place())
     }
 
     /// Performs the probe now.

@@ -1,6 +1,6 @@
 use crate::{
     engine::{Control, Effects, Hint, Input, Sighting, State, Thresholds},
-    id::{Applied, Seq},
+    id::{Applied, Region, Seq},
     probe::ProbeResult,
     status::{LogEntry, LogEvent, ServiceLabel},
     time::Timestamp,
@@ -26,7 +26,7 @@ pub struct Folded {
     pub results: Vec<(ProbeResult, Option<Applied>)>,
     /// Entries for the log, in order; the store gives them their `seq`.
     pub entries: Vec<LogEntry>,
-    /// Whether the engine would like an earlier probe.
+    /// Whether the engine would like an earlier probe, for any region that it heard of last.
     pub hint: Hint,
 }
 
@@ -41,11 +41,18 @@ pub fn fold_results(
 ) -> Folded {
     results.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     let mut folded = Folded { results: Vec::with_capacity(results.len()), entries: Vec::new(), hint: Hint::None };
+    // Regions are judged each by its own: that one passes does not decide what another began.
+    let mut undecided: Vec<Region> = Vec::new();
     for result in results {
+        let before = state.level();
         let effects = state.apply(&Input::Result(Sighting::of(&result)));
         let applied = effects.applied();
         if applied.is_some() {
-            folded.hint = effects.hint;
+            if state.level() != before {
+                undecided.clear();
+            }
+            undecided.retain(|region| *region != result.id.region);
+            undecided.extend((effects.hint == Hint::ProbeSooner).then(|| result.id.region.clone()));
         }
         folded.entries.extend(entries(&effects, label, at).map(|entry| LogEntry {
             slot: Some(result.id.slot),
@@ -55,6 +62,9 @@ pub fn fold_results(
             ..entry
         }));
         folded.results.push((result, applied));
+    }
+    if !undecided.is_empty() {
+        folded.hint = Hint::ProbeSooner;
     }
     folded
 }

@@ -109,12 +109,14 @@ impl Handle {
         self.shared.probers.check(settings)
     }
 
-    /// Registers a service; its first probe goes out at once.
+    /// Registers a service; its first probe goes out at once. A bound that degrades brings its
+    /// policy with it, see [`ServiceSettings::with_policy_for_bounds`].
     ///
     /// # Errors
     /// [`HandleError::Invalid`] names every wrong field; [`HandleError::Store`] when it cannot be kept.
     pub async fn register(&self, settings: ServiceSettings) -> Result<Service, HandleError> {
         self.check(&settings)?;
+        let settings = settings.with_policy_for_bounds();
         let mut id = self.shared.ids.next().await;
         let mut registered = self.store.register(id, settings.clone()).await;
         if let Err(StoreError::Conflict(_)) = registered {
@@ -137,10 +139,11 @@ impl Handle {
         &self,
         id: ServiceId,
         expected: Option<Revision>,
-        change: Change,
+        mut change: Change,
     ) -> Result<Service, HandleError> {
-        if let Change::Settings(settings) = &change {
+        if let Change::Settings(settings) = &mut change {
             self.check(settings)?;
+            **settings = settings.as_ref().clone().with_policy_for_bounds();
         }
         let changed = self.store.change(id, expected, change).await?;
         publish(&*self.shared.broadcaster, changed.entries);

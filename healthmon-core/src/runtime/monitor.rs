@@ -4,8 +4,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AmbiguousScheme, Handle, Probers, ServiceIds,
+    AmbiguousScheme, Canary, Handle, Probers, ServiceIds,
     clock::SystemClock,
+    edges::{self, EdgeInbox, EdgeNews, Edges},
     handle::Shared,
     recorder::Recorder,
     sweeper::Sweeper,
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     memory::{LocalScheduler, MemoryBroadcaster, MemoryProbeQueue, MemoryResultStore, QueueLimits, StoreLimits},
     ports::{Broadcaster, Clock, ConsumerId, ProbeQueue, Prober, ResultStore, Scheduler},
-    service::Regions,
+    service::{FieldErrors, Regions},
 };
 
 /// A part of a monitor that a process can play by itself.
@@ -40,6 +41,10 @@ impl Role {
 pub struct Tuning {
     /// Probes under way at once.
     pub concurrency: NonZeroUsize,
+    /// Probes under way at once that wait on the same host and port; by default a quarter of the
+    /// [`concurrency`](Self::concurrency), and 16 at least. As many more wait for their turn, for
+    /// two seconds at most; what is beyond that becomes `Indeterminate(crowded)`.
+    pub per_host: Option<NonZeroUsize>,
     /// Probes that the scheduler is asked for at a time.
     pub due_batch: NonZeroUsize,
     /// Results in one transaction, at most.
@@ -56,6 +61,8 @@ pub struct Tuning {
 impl Tuning {
     /// More probes at once than any machine has sockets for.
     const MOST_AT_ONCE: usize = 1_000_000;
+    /// The least that a host is given by default.
+    const LEAST_PER_HOST: usize = 16;
     /// The longest linger, sweep period or drain.
     const LONGEST: Duration = Duration::from_hours(1);
 
@@ -72,11 +79,20 @@ impl Tuning {
     }
 }
 
+impl Tuning {
+    /// How many probes under way may wait on the same host.
+    fn places_per_host(self) -> NonZeroUsize {
+        let quarter = NonZeroUsize::new((self.concurrency.get() / 4).max(Self::LEAST_PER_HOST));
+        self.per_host.or(quarter).unwrap_or(NonZeroUsize::MIN).min(self.concurrency)
+    }
+}
+
 impl Default for Tuning {
     fn default() -> Self {
         let count = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
         Self {
             concurrency: count(4_096),
+            per_host: None,
             due_batch: count(5_000),
             record_batch: count(2_000),
             record_linger: Duration::from_millis(250),
@@ -96,6 +112,9 @@ pub enum BuildError {
     /// Two probers take the same scheme.
     #[error(transparent)]
     AmbiguousScheme(#[from] AmbiguousScheme),
+    /// A canary's target cannot be probed.
+    #[error("the canary is wrong: {0}")]
+    Canary(FieldErrors),
 }
 
 /// Why a monitor stopped without being told to.
@@ -114,6 +133,7 @@ pub struct MonitorBuilder {
     store: Option<Arc<dyn ResultStore>>,
     queue: Option<Arc<dyn ProbeQueue>>,
     probers: Vec<Arc<dyn Prober>>,
+    canary: Option<Canary>,
     broadcaster: Option<Arc<dyn Broadcaster>>,
     clock: Option<Arc<dyn Clock>>,
     regions: Regions,
@@ -148,6 +168,14 @@ impl MonitorBuilder {
     #[must_use]
     pub fn prober(mut self, prober: Arc<dyn Prober>) -> Self {
         self.probers.push(prober);
+        self
+    }
+
+    /// By what workers know that their own network is there, see [`Canary`]; by default every failure
+    /// counts as the target's.
+    #[must_use]
+    pub fn canary(mut self, canary: Canary) -> Self {
+        self.canary = Some(canary);
         self
     }
 
@@ -197,7 +225,7 @@ impl MonitorBuilder {
     /// Puts it together.
     ///
     /// # Errors
-    /// When there is no prober, or two for one scheme.
+    /// When there is no prober, or two for one scheme, or a canary that none of them can probe.
     pub fn build(self) -> Result<Monitor, BuildError> {
         let mut probers = Probers::default();
         for prober in self.probers {
@@ -205,6 +233,9 @@ impl MonitorBuilder {
         }
         if probers.is_empty() {
             return Err(BuildError::NoProber);
+        }
+        if let Some(canary) = &self.canary {
+            canary.check(&probers).map_err(BuildError::Canary)?;
         }
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let store =
@@ -217,7 +248,8 @@ impl MonitorBuilder {
         let vitals = Arc::default();
         let shared = Shared { store, queue, broadcaster, clock, vitals, probers, regions: self.regions, ids };
         let name = self.name.unwrap_or_else(|| "monitor".into());
-        Ok(Monitor { scheduler, handle: Handle::new(Arc::new(shared)), tuning: self.tuning.bounded(), name })
+        let (handle, tuning, canary) = (Handle::new(Arc::new(shared)), self.tuning.bounded(), self.canary);
+        Ok(Monitor { scheduler, handle, canary, tuning, name })
     }
 }
 
@@ -253,6 +285,7 @@ impl MonitorBuilder {
 pub struct Monitor {
     scheduler: Arc<dyn Scheduler>,
     handle: Handle,
+    canary: Option<Canary>,
     tuning: Tuning,
     name: Box<str>,
 }
@@ -293,7 +326,9 @@ impl Monitor {
             working.spawn(|stop| self.watchers(inbox).run(stop));
         }
         if roles.contains(&Role::Recorder) {
-            recording.spawn(|stop| self.recorder().run(stop));
+            let (news, inbox) = edges::channel();
+            recording.spawn(|stop| self.recorder(news).run(stop));
+            scheduling.spawn(|stop| self.edges(inbox).run(stop));
             scheduling.spawn(|stop| self.sweeper().run(stop));
         }
         let [scheduling, working, recording] = &mut stages;
@@ -342,13 +377,26 @@ impl Monitor {
             probers: shared.probers.clone().telling(watchers),
             clock: Arc::clone(&shared.clock),
             vitals: Arc::clone(&shared.vitals),
+            canary: self.canary.clone(),
             concurrency: self.tuning.concurrency,
+            per_host: self.tuning.places_per_host(),
             wait: Duration::from_secs(1),
             drain: self.tuning.drain,
         }
     }
 
-    fn recorder(&self) -> Recorder {
+    fn edges(&self, inbox: EdgeInbox) -> Edges {
+        let shared = &self.handle.shared;
+        Edges {
+            store: Arc::clone(&shared.store),
+            queue: Arc::clone(&shared.queue),
+            clock: Arc::clone(&shared.clock),
+            vitals: Arc::clone(&shared.vitals),
+            inbox,
+        }
+    }
+
+    fn recorder(&self, edges: EdgeNews) -> Recorder {
         let shared = &self.handle.shared;
         Recorder {
             queue: Arc::clone(&shared.queue),
@@ -356,6 +404,7 @@ impl Monitor {
             broadcaster: Arc::clone(&shared.broadcaster),
             clock: Arc::clone(&shared.clock),
             vitals: Arc::clone(&shared.vitals),
+            edges: Some(edges),
             consumer: ConsumerId(
                 format!("{}-{}-{}", self.name, std::process::id(), shared.clock.now().as_micros()).into(),
             ),

@@ -5,7 +5,7 @@ use std::{collections::HashSet, num::NonZeroUsize, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Vitals;
+use super::{Vitals, edges::EdgeNews};
 use crate::{
     ports::{
         Broadcaster, Clock, ConsumerId, Hint, ProbeQueue, Recorded, ResultDelivery, ResultKey, ResultStore, SetAside,
@@ -39,6 +39,8 @@ pub struct Recorder {
     pub clock: Arc<dyn Clock>,
     /// Notes how long recording takes.
     pub vitals: Arc<Vitals>,
+    /// Is told what was recorded, so that what is undecided is probed sooner.
+    pub edges: Option<EdgeNews>,
     /// Who this recorder is; unique per process start.
     pub consumer: ConsumerId,
     /// How many results go into one transaction at most.
@@ -140,6 +142,9 @@ impl Recorder {
                 Ok(mut recorded) => {
                     let early = self.early(&mut recorded, &part, begun);
                     self.vitals.recorded(self.clock.now(), &part, &recorded);
+                    if let Some(edges) = &self.edges {
+                        edges.tell(part, &recorded);
+                    }
                     self.tell(recorded);
                     if !early.is_empty() {
                         tracing::warn!(results = early.len(), "the store's clock is behind; the results are kept");

@@ -4,7 +4,7 @@ use super::watchers::WatchNews;
 use crate::{
     ports::Prober,
     probe::{IndeterminateReason, Inspection, Observation, Probe},
-    service::{FieldErrors, Service, ServiceSettings},
+    service::{FieldErrors, Service, ServiceSettings, Target},
 };
 
 /// Two probers claim one scheme.
@@ -55,6 +55,11 @@ impl Probers {
     /// None when there is no prober for it, so that nobody here can say.
     pub fn secrets(&self, scheme: &str) -> Option<&'static [&'static str]> {
         self.0.get(scheme).map(|prober| prober.secrets())
+    }
+
+    /// On whom a probe of this target waits; see [`Prober::host`].
+    pub fn host<'t>(&self, target: &'t Target) -> Option<&'t str> {
+        self.0.get(target.scheme())?.host(target)
     }
 
     /// Performs a probe with the prober of its target's scheme.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use metrics::{Counter, Histogram, counter, describe_counter, describe_histogram, histogram};
+use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -32,11 +32,23 @@ pub struct Vitals {
     missed: Counter,
     fenced: Counter,
     enqueued_again: Counter,
+    sooner: Counter,
     recorded: Counter,
     repeated: Counter,
     expired: Counter,
     /// When the scheduler last answered, in microseconds; 0 is never.
     scheduled_at_us: AtomicI64,
+}
+
+/// What canaries say of the prober's own network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Network {
+    /// At least one of them was reached.
+    Up,
+    /// None of them was.
+    Down,
+    /// They cannot say.
+    Unclear,
 }
 
 /// Spans of the last moments.
@@ -128,12 +140,15 @@ impl Default for Vitals {
         describe_counter!("healthmon_probes_repeated_total", "Probes that were on the queue already, or had been");
         describe_counter!("healthmon_probes_fenced_total", "Probes that the queue dropped: their claim was stale");
         describe_counter!("healthmon_probes_total", "Probes performed, by outcome and reason");
+        describe_counter!("healthmon_edge_probes_total", "Probes enqueued sooner because a change is undecided");
         describe_counter!("healthmon_results_recorded_total", "Results recorded");
         describe_counter!("healthmon_results_total", "Results given to the store, by outcome and reason");
         describe_counter!("healthmon_probes_expired_total", "Probes that nobody began by their start-by, as recorded");
         describe_counter!("healthmon_results_repeated_total", "Results that were recorded already");
         describe_counter!("healthmon_results_set_aside_total", "Results that cannot be recorded, by why");
         describe_counter!("healthmon_transitions_total", "Transitions recorded, by the status they lead to");
+        describe_counter!("healthmon_canary_questions_total", "Times that the canaries were asked, by their answer");
+        describe_gauge!("healthmon_canary_reachable", "Whether a canary could be reached when last asked: 1 or 0");
         Self {
             emission: Span::new(histogram!("healthmon_emission_lateness_seconds")),
             start: Span::new(histogram!("healthmon_start_lateness_seconds")),
@@ -142,6 +157,7 @@ impl Default for Vitals {
             missed: counter!("healthmon_slots_missed_total"),
             fenced: counter!("healthmon_probes_fenced_total"),
             enqueued_again: counter!("healthmon_probes_repeated_total"),
+            sooner: counter!("healthmon_edge_probes_total"),
             recorded: counter!("healthmon_results_recorded_total"),
             repeated: counter!("healthmon_results_repeated_total"),
             expired: counter!("healthmon_probes_expired_total"),
@@ -190,6 +206,24 @@ impl Vitals {
         }
         let (outcome, reason) = labels(outcome);
         counter!("healthmon_probes_total", "outcome" => outcome, "reason" => reason).increment(1);
+    }
+
+    /// The canaries were asked.
+    pub(super) fn asked(&self, network: Network) {
+        let answer = match network {
+            Network::Up => "up",
+            Network::Down => "down",
+            Network::Unclear => "unclear",
+        };
+        counter!("healthmon_canary_questions_total", "answer" => answer).increment(1);
+        if network != Network::Unclear {
+            gauge!("healthmon_canary_reachable").set(if network == Network::Up { 1.0 } else { 0.0 });
+        }
+    }
+
+    /// Edge probes were enqueued because changes are undecided.
+    pub(super) fn asked_sooner(&self, probes: usize) {
+        self.sooner.increment(probes as u64);
     }
 
     /// Results were recorded.

@@ -9,7 +9,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Probers, Vitals};
+use super::{
+    Canary, Probers, Vitals,
+    canary::Lookout,
+    lanes::{Admission, Lanes, Place},
+};
 use crate::{
     ports::{Clock, Completion, Delivery, ProbeQueue, QueueError},
     probe::{FailReason, IndeterminateReason, Observation, Outcome, Probe, ProbeResult},
@@ -35,8 +39,12 @@ pub struct Worker {
     pub clock: Arc<dyn Clock>,
     /// Notes how late probes begin.
     pub vitals: Arc<Vitals>,
+    /// By what it knows that its own network is there, if at all.
+    pub canary: Option<Canary>,
     /// How many probes may be under way at once.
     pub concurrency: NonZeroUsize,
+    /// How many of them may wait on the same host.
+    pub per_host: NonZeroUsize,
     /// How long the queue is waited for at a time.
     pub wait: Duration,
     /// How long probes under way may go on after `stop`.
@@ -49,34 +57,112 @@ impl Worker {
         let permits = Arc::new(Semaphore::new(self.concurrency.get()));
         let (done, completions) = mpsc::channel(self.concurrency.get().clamp(COMPLETIONS, 16_384));
         let completer = tokio::spawn(complete(Arc::clone(&self.queue), completions));
-        let (probers, clock) = (Arc::new(self.probers), Arc::clone(&self.clock));
+        let lanes = Lanes::new(self.concurrency, self.per_host);
+        let (probers, clock, vitals) = (Arc::new(self.probers), self.clock, self.vitals);
+        let lookout = self
+            .canary
+            .map(|canary| Lookout::new(canary, Arc::clone(&probers), Arc::clone(&clock), Arc::clone(&vitals)));
+        let crew = Arc::new(Crew { probers, clock, vitals, lookout, done });
+        let closed = CancellationToken::new();
+        let _closing = closed.clone().drop_guard();
+        tokio::spawn(Arc::clone(&crew).see_off(Arc::clone(&lanes), closed.clone()));
         let under_way = TaskTracker::new();
         while let Some(deliveries) = pull(&*self.queue, &permits, self.wait, &stop).await {
             for delivery in deliveries {
-                let (probers, clock, done) = (Arc::clone(&probers), Arc::clone(&clock), done.clone());
-                let vitals = Arc::clone(&self.vitals);
                 // `pull` asked for no more than there are permits, and nobody else takes them.
                 let permit = Arc::clone(&permits).try_acquire_owned();
-                under_way.spawn(async move {
-                    let result = perform(&probers, &*clock, &delivery.probe).await;
-                    vitals.probed(&result);
-                    note(&delivery, &result);
-                    let completion = Completion { receipt: delivery.receipt, result };
-                    if done.send(completion).await.is_err() {
-                        tracing::error!("the worker's results have nowhere to go");
+                let left = delivery.probe.start_by.since(crew.clock.now());
+                let service = Arc::clone(&delivery.probe.service);
+                let host = crew.probers.host(&service.settings.url);
+                let crew = Arc::clone(&crew);
+                match lanes.admit(host, delivery, left) {
+                    Admission::Begins(delivery, place) => {
+                        under_way.spawn(async move {
+                            crew.work(delivery, place).await;
+                            drop(permit);
+                        });
                     }
-                    drop(permit);
-                });
+                    // It has its turn when another of its host ends, with the permit of that one.
+                    Admission::Waits => drop(permit),
+                    Admission::Crowded(delivery) => {
+                        under_way.spawn(async move {
+                            crew.turn_away(delivery, IndeterminateReason::Crowded).await;
+                            drop(permit);
+                        });
+                    }
+                }
             }
         }
         under_way.close();
-        drop(done);
         if tokio::time::timeout(self.drain, under_way.wait()).await.is_err() {
             tracing::warn!(probes = under_way.len(), "probes are still under way at the end of the drain time");
         }
+        closed.cancel();
+        drop(crew);
         // Those still under way hold a sender; what they find will be probed again elsewhere.
         if tokio::time::timeout(self.drain, completer).await.is_err() {
             tracing::warn!("results could not be handed over within the drain time");
+        }
+    }
+}
+
+/// What the tasks of a worker share.
+struct Crew {
+    probers: Arc<Probers>,
+    clock: Arc<dyn Clock>,
+    vitals: Arc<Vitals>,
+    lookout: Option<Lookout>,
+    done: mpsc::Sender<Completion>,
+}
+
+impl Crew {
+    /// Performs a probe, and after it those that waited for its place.
+    async fn work(&self, mut delivery: Delivery, mut place: Place) {
+        loop {
+            let begun = Instant::now();
+            let mut result = perform(&self.probers, &*self.clock, &delivery.probe).await;
+            if let Some(lookout) = &self.lookout {
+                result = lookout.judge(begun, result).await;
+            }
+            self.hand_over(delivery, result).await;
+            match place.hand_on() {
+                Some(next) => (delivery, place) = next,
+                None => return,
+            }
+        }
+    }
+
+    /// Sees those off that waited for their turn too long.
+    async fn see_off(self: Arc<Self>, lanes: Arc<Lanes>, closed: CancellationToken) {
+        let seeing_off = async {
+            loop {
+                for (delivery, reason) in lanes.late().await {
+                    self.turn_away(delivery, reason).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = closed.cancelled() => {}
+            () = seeing_off => {}
+        }
+    }
+
+    /// The end of a probe that had no turn.
+    async fn turn_away(&self, delivery: Delivery, reason: IndeterminateReason) {
+        let detail = match reason {
+            IndeterminateReason::Expired => "its start-by came while it waited behind others of its host",
+            _ => "too many probes of its host were under way",
+        };
+        let result = delivery.probe.indeterminate(reason, self.clock.now(), detail);
+        self.hand_over(delivery, result).await;
+    }
+
+    async fn hand_over(&self, delivery: Delivery, result: ProbeResult) {
+        self.vitals.probed(&result);
+        note(&delivery, &result);
+        let completion = Completion { receipt: delivery.receipt, result };
+        if self.done.send(completion).await.is_err() {
+            tracing::error!("the worker's results have nowhere to go");
         }
     }
 }

@@ -331,6 +331,8 @@ pub struct ServiceSettings {
     pub url: Target,
     /// How often.
     pub interval: Interval,
+    /// How often while a change is undecided; at most the interval. None: no more often than else.
+    pub edge_interval: Option<Interval>,
     /// How long a probe may take; at most the interval.
     pub timeout: Timeout,
     /// What people group it under.
@@ -352,6 +354,7 @@ impl ServiceSettings {
             name,
             url,
             interval,
+            edge_interval: None,
             timeout: Timeout::default_for(interval),
             group: None,
             tags: Tags::default(),
@@ -359,6 +362,28 @@ impl ServiceSettings {
             regions: Regions::default(),
             options: Options::default(),
         }
+    }
+
+    /// Whether the section `expect` has a bound that degrades, such as `expect.latency.degraded` or
+    /// `expect.certificate.degraded_days`: a field, at any depth, whose name begins so.
+    pub fn has_degraded_bound(&self) -> bool {
+        fn is_bound((field, value): (&String, &Value)) -> bool {
+            !value.is_null() && (field.starts_with("degraded") || within(value))
+        }
+        fn within(value: &Value) -> bool {
+            value.as_object().is_some_and(|fields| fields.iter().any(is_bound))
+        }
+        self.options.section("expect").is_some_and(within)
+    }
+
+    /// These settings with a policy for what they expect: where a bound that degrades is set and no
+    /// `policy.degraded`, the service degrades by the thresholds by which it goes down.
+    #[must_use]
+    pub fn with_policy_for_bounds(mut self) -> Self {
+        if self.policy.degraded.is_none() && self.has_degraded_bound() {
+            self.policy.degraded = Some(self.policy.down);
+        }
+        self
     }
 
     /// Reads settings from a JSON object; sections nobody here knows become [`Options`].
@@ -370,6 +395,7 @@ impl ServiceSettings {
         let name = fields.required("name");
         let url = fields.required("url");
         let interval: Option<Interval> = fields.required("interval");
+        let edge_interval: Option<Interval> = fields.optional("edge_interval");
         let timeout: Option<Timeout> = fields.optional("timeout");
         let group = fields.optional("group");
         let tags = fields.optional("tags").unwrap_or_default();
@@ -380,6 +406,11 @@ impl ServiceSettings {
         {
             fields.wrong("timeout", format_args!("must be at most the interval ({interval})"));
         }
+        if let (Some(interval), Some(edge)) = (interval, edge_interval)
+            && edge > interval
+        {
+            fields.wrong("edge_interval", format_args!("must be at most the interval ({interval})"));
+        }
         if usize::from(policy.quorum.get()) > regions.count() {
             fields.wrong("policy.quorum", "must be at most the number of regions");
         }
@@ -389,7 +420,7 @@ impl ServiceSettings {
             return Err(FieldErrors::one("name", "is required"));
         };
         let timeout = timeout.unwrap_or_else(|| Timeout::default_for(interval));
-        Ok(Self { name, url, interval, timeout, group, tags, policy, regions, options })
+        Ok(Self { name, url, interval, edge_interval, timeout, group, tags, policy, regions, options })
     }
 
     /// These settings as a JSON object, from which [`from_json`](Self::from_json) reads the same.
@@ -399,6 +430,9 @@ impl ServiceSettings {
         put("name", self.name.as_str().into());
         put("url", self.url.as_str().into());
         put("interval", span::format(self.interval.get()).into());
+        if let Some(edge) = self.edge_interval {
+            put("edge_interval", span::format(edge.get()).into());
+        }
         put("timeout", span::format(self.timeout.get()).into());
         if let Some(group) = &self.group {
             put("group", group.as_str().into());

@@ -50,6 +50,25 @@ impl Target {
         self.0.split_once(':').map_or("", |(scheme, _)| scheme)
     }
 
+    /// The host and port that it is at, as far as the URL says: `db.example:5432`, or with the
+    /// scheme where the port goes without saying, as in `https://shop.example`.
+    ///
+    /// ```
+    /// use healthmon_core::service::Target;
+    /// let at = |url: &str| url.parse::<Target>().map(|target| target.place().to_owned());
+    /// assert_eq!(at("https://shop.example/health?full")?, "https://shop.example");
+    /// assert_eq!(at("https://shop.example:8443/health")?, "shop.example:8443");
+    /// assert_eq!(at("tcp://[2001:db8::1]:22")?, "[2001:db8::1]:22");
+    /// assert_eq!(at("icmp://[2001:db8::1]")?, "icmp://[2001:db8::1]");
+    /// # Ok::<(), healthmon_core::service::InvalidTarget>(())
+    /// ```
+    pub fn place(&self) -> &str {
+        let rest = self.0.split_once("://").map_or(&*self.0, |(_, rest)| rest);
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+        if has_port { authority } else { &self.0[..self.0.len() - rest.len() + authority.len()] }
+    }
+
     /// The parsed URL.
     pub fn url(&self) -> Url {
         // Only a text that the same parser produced gets in, and parsing is idempotent on those.

@@ -2,8 +2,13 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they ran")]
 
 mod blind;
+mod bulkheads;
+mod canary;
 mod clock;
+mod day;
+mod degraded;
 mod drain;
+mod edges;
 mod replay;
 mod summary;
 mod support;

@@ -103,3 +103,48 @@ impl Prober for Up {
         Observation::new(Outcome::Pass, Duration::from_millis(1))
     }
 }
+
+/// What a target does at an instant: what is seen of it, after how long.
+pub(crate) type Seen = (Outcome, Duration);
+
+/// Targets whose behaviour is told by a function of their host and the time since [`START`]. What
+/// takes longer than the timeout is a timeout.
+pub(crate) struct Truth<F> {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) tell: F,
+}
+
+#[async_trait]
+impl<F: Fn(&str, Duration) -> Seen + Send + Sync> Prober for Truth<F> {
+    fn schemes(&self) -> &[&'static str] {
+        &["test"]
+    }
+
+    fn check(&self, _: &ServiceSettings) -> Result<(), FieldErrors> {
+        Ok(())
+    }
+
+    async fn probe(&self, probe: &Probe) -> Observation {
+        let (url, timeout) = (probe.service.settings.url.url(), probe.service.settings.timeout.get());
+        let (outcome, took) = (self.tell)(url.host_str().unwrap_or(""), self.clock.now().since(START));
+        tokio::time::sleep(took.min(timeout)).await;
+        if took > timeout {
+            return Observation::new(Outcome::Fail(FailReason::Timeout), timeout).with_detail("nothing came");
+        }
+        let seen = Observation::new(outcome, took);
+        match outcome {
+            Outcome::Slow => seen.with_detail("latency: expected at most 500ms, got 812.0 ms"),
+            Outcome::Fail(_) => seen.with_detail("Connection refused"),
+            _ => seen,
+        }
+    }
+}
+
+/// Settings of a service at `test://<host>`, with what else is given.
+pub(crate) fn settings(host: &str, more: &serde_json::Value) -> ServiceSettings {
+    let mut json = serde_json::json!({"name": host, "url": format!("test://{host}"), "interval": "10s"});
+    for (field, value) in more.as_object().into_iter().flatten() {
+        json[field] = value.clone();
+    }
+    serde_json::from_value(json).unwrap()
+}

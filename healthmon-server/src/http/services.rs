@@ -141,6 +141,9 @@ fn checked(settings: ServiceSettings) -> Result<ServiceSettings, Problem> {
     if settings.interval.get() < SHORTEST {
         return Err(Problem::field("interval", "must be at least 1s"));
     }
+    if settings.edge_interval.is_some_and(|edge| edge.get() < SHORTEST) {
+        return Err(Problem::field("edge_interval", "must be at least 1s"));
+    }
     Ok(settings)
 }
 
@@ -303,6 +306,11 @@ fn merged(api: &Api, before: &ServiceSettings, mut patch: Map<String, Value>) ->
     let derived = before.policy.down.window() == before.policy.down.threshold();
     if let Some(Value::Object(policy)) = json.get_mut("policy").filter(|_| derived) {
         policy.shift_remove("window");
+    }
+    let follows = before.has_degraded_bound() && before.policy.degraded == Some(before.policy.down);
+    let given = patch.get("policy").is_some_and(|policy| policy.get("degraded").is_some());
+    if let Some(Value::Object(policy)) = json.get_mut("policy").filter(|_| follows && !given) {
+        policy.shift_remove("degraded");
     }
     // A client that sends back what it was shown leaves hidden values as they are.
     let patched = Patched::prepare(&api.handle, before, &mut json, &mut patch);

@@ -178,7 +178,8 @@ pub async fn each_region_has_a_watermark_of_its_own(make: impl AsyncFn(StoreSetu
     assert_no_vote(&fixture, west).await;
 }
 
-/// A service whose change is undecided is named once in a batch, when its last result leaves it so.
+/// A service whose change is undecided is named once in a batch, when its last result of some region
+/// leaves it so: that another region passes decides nothing.
 pub async fn an_undecided_change_asks_for_an_earlier_probe(make: impl AsyncFn(StoreSetup) -> StoreFixture) {
     let fixture = make(StoreSetup::default()).await;
     let store = &*fixture.store;
@@ -188,6 +189,14 @@ pub async fn an_undecided_change_asks_for_an_earlier_probe(make: impl AsyncFn(St
     assert_eq!(recorded(store, batch).await.sooner, [a.id]);
     let last = series(&fixture, &a, 3, &[FAIL]).await;
     assert_eq!(recorded(store, last).await.sooner, [], "now it is decided");
+    let c = registered(store, 3, ServiceSettings { regions: regions(&["east", "west"]), ..usual("c") }).await;
+    let mut batch = Vec::new();
+    for (name, outcomes) in [("east", [Outcome::Pass, FAIL]), ("west", [Outcome::Pass, Outcome::Pass])] {
+        let mut seen = series(&fixture, &c, 0, &outcomes).await;
+        seen.iter_mut().for_each(|result| result.id.region = region(name));
+        batch.extend(seen);
+    }
+    assert_eq!(recorded(store, batch).await.sooner, [c.id]);
 }
 
 /// An entry carries the service's names of then, and the slot, region, reason and words of the result.
