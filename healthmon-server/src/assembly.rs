@@ -12,7 +12,7 @@ use healthmon_adapters::{
 };
 use healthmon_core::{
     memory::{LocalScheduler, MemoryBroadcaster, MemoryProbeQueue, QueueLimits},
-    ports::{Broadcaster, Clock, ProbeQueue, QueueError, ResultStore, Scheduler, StoreError},
+    ports::{Broadcaster, Clock, Heartbeats, ProbeQueue, QueueError, ResultStore, Scheduler, StoreError},
     runtime::clock::SystemClock,
 };
 use serde_json::Value;
@@ -30,6 +30,8 @@ pub(crate) const NODE_LEASE: Duration = Duration::from_secs(30);
 /// What the ports are given, and what is to be closed in the end.
 pub(crate) struct Backends {
     pub(crate) store: Arc<dyn ResultStore>,
+    /// What services say of themselves, in the same database.
+    pub(crate) heartbeats: Arc<dyn Heartbeats>,
     pub(crate) queue: Arc<dyn ProbeQueue>,
     pub(crate) scheduler: Arc<dyn Scheduler>,
     pub(crate) broadcaster: Arc<dyn Broadcaster>,
@@ -64,6 +66,7 @@ impl Backends {
                     scheduler: Arc::new(LocalScheduler::new(Arc::clone(&store))),
                     broadcaster: Arc::new(MemoryBroadcaster::default()),
                     store,
+                    heartbeats: Arc::clone(&sqlite) as Arc<dyn Heartbeats>,
                     clock,
                     nodes: None,
                     opened: Opened::Sqlite(sqlite),
@@ -89,7 +92,7 @@ impl Backends {
             ..PostgresOptions::new(url.expose())
         };
         let shared = patiently(|| Shared::open(&options, name, report, &clock)).await.map_err(refused)?;
-        let Shared { postgres, store, scheduler, nodes } = shared;
+        let Shared { postgres, store, heartbeats, scheduler, nodes } = shared;
         let regions = vec![config.region.clone()];
         let (queue, broadcaster): (Arc<dyn ProbeQueue>, Arc<dyn Broadcaster>) = match &config.queue {
             Queue::Memory => (memory_queue(&clock), Arc::new(MemoryBroadcaster::default())),
@@ -111,7 +114,8 @@ impl Backends {
                 (Arc::new(queue), Arc::new(broadcaster))
             }
         };
-        Ok(Self { store, queue, scheduler, broadcaster, clock, nodes: Some(nodes), opened: Opened::Postgres(postgres) })
+        let (nodes, opened) = (Some(nodes), Opened::Postgres(postgres));
+        Ok(Self { store, heartbeats, queue, scheduler, broadcaster, clock, nodes, opened })
     }
 
     /// Leaves the list of processes and closes the database.
@@ -132,6 +136,7 @@ impl Backends {
 struct Shared {
     postgres: Postgres,
     store: Arc<dyn ResultStore>,
+    heartbeats: Arc<dyn Heartbeats>,
     scheduler: Arc<dyn Scheduler>,
     nodes: Arc<PostgresNodes>,
 }
@@ -148,7 +153,8 @@ impl Shared {
         clock.follow(&*store).await?;
         let scheduler = Arc::new(PostgresScheduler::new(postgres.clone(), SchedulerOptions::new(name)).await?);
         let nodes = Arc::new(PostgresNodes::join(postgres.clone(), name, NODE_LEASE, report).await?);
-        Ok(Self { postgres, store, scheduler, nodes })
+        let heartbeats = Arc::clone(&store) as Arc<dyn Heartbeats>;
+        Ok(Self { postgres, store, heartbeats, scheduler, nodes })
     }
 }
 

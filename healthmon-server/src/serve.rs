@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::extract::ConnectInfo;
 use healthmon_adapters::{
+    heartbeat::HeartbeatProber,
     http::{HttpProber, HttpProberConfig},
     net::{AddressPolicy, Dialer, Loopback, tls::TlsSetupError},
 };
@@ -25,6 +26,7 @@ use crate::{
     auth::Gate,
     cluster::{self, NodeReport},
     config::{ConfigError, ServerRole},
+    heartbeats::Intake,
     http::{self, Api, router},
     hub::Hub,
 };
@@ -116,6 +118,7 @@ impl Server {
             .broadcaster(Arc::clone(&backends.broadcaster))
             .clock(Arc::clone(&backends.clock) as Arc<dyn Clock>)
             .prober(Arc::new(prober))
+            .prober(Arc::new(HeartbeatProber::new(Arc::clone(&backends.heartbeats))))
             .tuning(config.tuning)
             .regions(config.known_regions())
             .name(&name);
@@ -158,8 +161,14 @@ impl Server {
             tasks.spawn(cluster::report(Arc::clone(nodes), report.clone(), handle.clone(), clock, closing.clone()));
         }
         let played: Vec<Role> = roles.iter().filter_map(|role| role.of_monitor()).collect();
+        let (intake, taking_in) = Intake::new(Arc::clone(&backends.heartbeats), handle.clone());
+        if roles.contains(&ServerRole::Api) {
+            // Ends with the last request, that none is left without an answer.
+            tasks.spawn(taking_in);
+        }
         let api = Api {
             handle,
+            heartbeats: Arc::new(intake),
             hub,
             access,
             address,

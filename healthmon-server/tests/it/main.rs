@@ -8,6 +8,8 @@ mod clients;
 mod commands;
 mod credentials;
 mod guard;
+mod heartbeats;
+mod heartbeats_load;
 mod kill;
 mod lifecycle;
 mod matrix;
