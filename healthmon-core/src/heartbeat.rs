@@ -480,7 +480,7 @@ mod tests {
         assert_eq!(listened(&[0, 100, 95, 101]), deaf(0, 100), "nodes' clocks differ a little");
         let mut listening = Listening::default();
         assert_eq!(listening.deaf_by(at(1_000)), None);
-        [0, 100].map(at).map(|at| listening.note(at));
+        [0, 100].into_iter().for_each(|second| listening.note(at(second)));
         assert_eq!(listening.deaf_by(at(120)), deaf(0, 100));
         assert_eq!(listening.deaf_by(at(121)), deaf(100, 121), "which goes on");
     }

@@ -76,7 +76,8 @@ async fn each_story_comes_to_its_outcome() {
     use Report::{Failure, Start, Success};
     const FAILED: Report = Failure(None);
     // Every 100 s, 10 s of grace, 50 s to run.
-    let stories: &[(&str, &[(u64, Report)], &[(u64, Outcome)])] = &[
+    type Told<'a> = (&'a str, &'a [(u64, Report)], &'a [(u64, Outcome)]);
+    let stories: &[Told<'_>] = &[
         ("it never says anything", &[], &[(0, AWAITED), (110, AWAITED), (111, SILENCE), (999, SILENCE)]),
         ("it succeeds once", &[(60, Success)], &[(60, Outcome::Pass), (170, Outcome::Pass), (171, SILENCE)]),
         ("it fails", &[(60, FAILED)], &[(61, REPORTED), (170, REPORTED), (171, SILENCE)]),
