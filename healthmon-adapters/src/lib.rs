@@ -4,6 +4,8 @@
 pub mod dns;
 #[cfg(feature = "grpc")]
 pub mod grpc;
+#[cfg(feature = "heartbeat")]
+pub mod heartbeat;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "icmp")]
@@ -14,6 +16,8 @@ pub mod net;
 mod pattern;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod pulses;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod secrets;

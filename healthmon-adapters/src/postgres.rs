@@ -5,6 +5,7 @@ mod claims;
 mod connect;
 mod error;
 mod head;
+mod heartbeats;
 mod hosts;
 mod nodes;
 mod partitions;

@@ -6,6 +6,7 @@
 
 mod cache;
 mod error;
+mod heartbeats;
 mod read;
 mod record;
 mod rows;

@@ -36,6 +36,7 @@
 //! one planted fault each, and the clause that finds it.
 
 pub mod broadcaster;
+pub mod heartbeats;
 pub mod prober;
 pub mod queue;
 mod run;

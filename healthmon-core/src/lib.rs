@@ -18,6 +18,7 @@ pub mod architecture {}
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod engine;
+pub mod heartbeat;
 pub mod id;
 #[cfg(feature = "runtime")]
 pub mod memory;

@@ -12,7 +12,7 @@ use healthmon_adapters::{
 };
 use healthmon_core::{
     memory::{LocalScheduler, MemoryBroadcaster, MemoryProbeQueue, QueueLimits},
-    ports::{Broadcaster, Clock, ProbeQueue, QueueError, ResultStore, Scheduler, StoreError},
+    ports::{Broadcaster, Clock, Heartbeats, ProbeQueue, QueueError, ResultStore, Scheduler, StoreError},
     runtime::clock::SystemClock,
 };
 use serde_json::Value;
@@ -32,6 +32,8 @@ pub(crate) struct Backends {
     pub(crate) store: Arc<dyn ResultStore>,
     /// The store for requests and WebSocket clients, if they have connections of their own.
     pub(crate) api_store: Option<Arc<dyn ResultStore>>,
+    /// What services say of themselves, in the same database.
+    pub(crate) heartbeats: Arc<dyn Heartbeats>,
     pub(crate) queue: Arc<dyn ProbeQueue>,
     pub(crate) scheduler: Arc<dyn Scheduler>,
     pub(crate) broadcaster: Arc<dyn Broadcaster>,
@@ -67,6 +69,7 @@ impl Backends {
                     broadcaster: Arc::new(MemoryBroadcaster::default()),
                     store,
                     api_store: None,
+                    heartbeats: Arc::clone(&sqlite) as Arc<dyn Heartbeats>,
                     clock,
                     nodes: None,
                     opened: Opened::Sqlite(sqlite),
@@ -93,7 +96,7 @@ impl Backends {
             ..PostgresOptions::new(url.expose())
         };
         let shared = patiently(|| Box::pin(Shared::open(&options, name, report, &clock))).await.map_err(refused)?;
-        let Shared { postgres, store, scheduler, nodes } = shared;
+        let Shared { postgres, store, heartbeats, scheduler, nodes } = shared;
         let of_api = if config.roles.contains(&ServerRole::Api) {
             let open = async || {
                 let postgres = postgres.beside(config.api_connections.get()).await?;
@@ -103,6 +106,8 @@ impl Backends {
         } else {
             None
         };
+        // Signs come in by requests.
+        let heartbeats = of_api.clone().map_or(heartbeats, |store| store as Arc<dyn Heartbeats>);
         let api_store = of_api.clone().map(|store| store as Arc<dyn ResultStore>);
         let regions = vec![config.region.clone()];
         let (queue, broadcaster): (Arc<dyn ProbeQueue>, Arc<dyn Broadcaster>) = match &config.queue {
@@ -125,8 +130,8 @@ impl Backends {
                 (Arc::new(queue), Arc::new(broadcaster))
             }
         };
-        let opened = Opened::Postgres { postgres, of_api };
-        Ok(Self { store, api_store, queue, scheduler, broadcaster, clock, nodes: Some(nodes), opened })
+        let (nodes, opened) = (Some(nodes), Opened::Postgres { postgres, of_api });
+        Ok(Self { store, api_store, heartbeats, queue, scheduler, broadcaster, clock, nodes, opened })
     }
 
     /// Leaves the list of processes and closes the database.
@@ -152,6 +157,7 @@ impl Backends {
 struct Shared {
     postgres: Postgres,
     store: Arc<dyn ResultStore>,
+    heartbeats: Arc<dyn Heartbeats>,
     scheduler: Arc<dyn Scheduler>,
     nodes: Arc<PostgresNodes>,
 }
@@ -168,7 +174,8 @@ impl Shared {
         clock.follow(&*store).await?;
         let scheduler = Arc::new(PostgresScheduler::new(postgres.clone(), SchedulerOptions::new(name)).await?);
         let nodes = Arc::new(PostgresNodes::join(postgres.clone(), name, NODE_LEASE, report).await?);
-        Ok(Self { postgres, store, scheduler, nodes })
+        let heartbeats = Arc::clone(&store) as Arc<dyn Heartbeats>;
+        Ok(Self { postgres, store, heartbeats, scheduler, nodes })
     }
 }
 

@@ -4,6 +4,7 @@ mod cluster;
 mod events;
 mod guard;
 mod health;
+mod heartbeats;
 mod log;
 pub(crate) mod metrics;
 mod problem;
@@ -31,6 +32,7 @@ use crate::{
     auth::{AccessRole, Gate},
     cluster::NodeReport,
     config::ServerRole,
+    heartbeats::Intake,
     hub::Hub,
 };
 
@@ -44,6 +46,8 @@ const CLIENTS: usize = 10_000;
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) handle: Handle,
+    /// Takes in what services say of themselves.
+    pub(crate) heartbeats: Arc<Intake>,
     pub(crate) hub: Arc<Hub>,
     /// Knows who may use the API.
     pub(crate) access: Arc<Gate>,
@@ -100,11 +104,17 @@ fn declared() -> Routes {
         .post("/api/v1/services/{id}/pause", EDITOR, services::pause)
         .post("/api/v1/services/{id}/resume", EDITOR, services::resume)
         .post("/api/v1/services/{id}/probe", EDITOR, services::probe)
+        .post("/api/v1/services/{id}/heartbeat-token", EDITOR, heartbeats::renew)
         .get("/api/v1/services/{id}/results", VIEWER, results::list)
         .get("/api/v1/services/{id}/uptime", VIEWER, uptime::read)
         .get("/api/v1/services/{id}/transitions", VIEWER, log::of_service)
         .get("/api/v1/transitions", VIEWER, log::list)
         .get("/api/v1/events", VIEWER, events::upgrade)
+        // By GET too, for programs that can do no more.
+        .get("/api/v1/heartbeats/{token}", Need::Token, heartbeats::plain)
+        .post("/api/v1/heartbeats/{token}", Need::Token, heartbeats::plain)
+        .get("/api/v1/heartbeats/{token}/{report}", Need::Token, heartbeats::with_report)
+        .post("/api/v1/heartbeats/{token}/{report}", Need::Token, heartbeats::with_report)
 }
 
 /// Every route of the server, with what it takes to use it.

@@ -11,6 +11,7 @@ pub mod cli;
 mod client;
 pub mod cluster;
 pub mod config;
+mod heartbeats;
 mod http;
 mod hub;
 pub mod logging;

@@ -3,9 +3,15 @@
 use std::sync::Arc;
 
 use healthmon_adapters::{
+    dns::{DnsProber, DnsProberConfig},
+    grpc::{GrpcProber, GrpcProberConfig},
     http::{HttpProber, HttpProberConfig},
-    net::Dialer,
+    icmp::IcmpProber,
+    net::{Dialer, tls::TlsClient},
     secrets::Secrets,
+    tcp::TcpProber,
+    tls::TlsProber,
+    websocket::WebSocketProber,
 };
 use healthmon_core::{
     ports::Prober,
@@ -29,14 +35,26 @@ pub struct SetupError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// The probers that the server has, one line for each.
+/// The probers that the server has, one line for each; the one of heartbeats needs a database, and
+/// comes with it.
 ///
 /// # Errors
 /// When one cannot be set up.
 pub fn build(shared: &Shared) -> Result<Vec<Arc<dyn Prober>>, SetupError> {
     let (dialer, secrets) = (|| Arc::clone(&shared.dialer), || shared.secrets.clone());
     let http = HttpProberConfig { dialer: dialer(), secrets: secrets(), ..HttpProberConfig::default() };
-    Ok(vec![Arc::new(HttpProber::new(http).map_err(of("http"))?)])
+    let grpc = GrpcProberConfig { dialer: dialer(), secrets: secrets(), ..GrpcProberConfig::default() };
+    let dns = DnsProberConfig { dialer: dialer(), ..DnsProberConfig::default() };
+    let tls = TlsClient::new(&[]).map_err(of("tls"))?.with_secrets(secrets());
+    Ok(vec![
+        Arc::new(HttpProber::new(http).map_err(of("http"))?),
+        Arc::new(GrpcProber::new(grpc).map_err(of("grpc"))?),
+        Arc::new(TcpProber::new(dialer(), tls.clone(), secrets())),
+        Arc::new(TlsProber::new(dialer(), tls.clone(), secrets())),
+        Arc::new(WebSocketProber::new(dialer(), tls, secrets())),
+        Arc::new(DnsProber::new(dns).map_err(of("dns"))?),
+        Arc::new(IcmpProber::new(dialer())),
+    ])
 }
 
 /// The same, by the schemes they take.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
-use healthmon_adapters::{net::Dialer, secrets::SealingKeys};
+use healthmon_adapters::{heartbeat::HeartbeatProber, net::Dialer, secrets::SealingKeys};
 use healthmon_core::{
     ports::{Clock, StoreError},
     runtime::{BuildError, Handle, Monitor, Role, RunError, clock::SystemClock},
@@ -18,6 +18,7 @@ use crate::{
     auth::Gate,
     cluster::{self, NodeReport},
     config::{ConfigError, ServerRole},
+    heartbeats::Intake,
     http::{self, Api, Condition},
     hub::Hub,
     probers, survey,
@@ -112,6 +113,7 @@ impl Server {
         for prober in probers::build(&shared)? {
             builder = builder.prober(prober);
         }
+        builder = builder.prober(Arc::new(HeartbeatProber::new(Arc::clone(&backends.heartbeats))));
         if let Some(nodes) = &backends.nodes {
             builder = builder.node(nodes.number().await);
         }
@@ -160,9 +162,15 @@ impl Server {
             tasks.spawn(cluster::report(Arc::clone(nodes), report.clone(), handle.clone(), clock, closing.clone()));
         }
         let played: Vec<Role> = roles.iter().filter_map(|role| role.of_monitor()).collect();
+        let (intake, taking_in) = Intake::new(Arc::clone(&backends.heartbeats), handle.clone());
+        if roles.contains(&ServerRole::Api) {
+            // Ends with the last request, that none is left without an answer.
+            tasks.spawn(taking_in);
+        }
         let api = Api {
             condition: Arc::new(Condition::of(handle)),
             handle: asked,
+            heartbeats: Arc::new(intake),
             hub,
             access,
             address,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use healthmon_core::{
     conformance::{TestTime, store::StoreSetup},
     id::{Epoch, Region, ServiceId},
+    ports::ResultStore,
     probe::{Kind, Observation, Outcome, ProbeId, ProbeResult},
     service::ServiceSettings,
     time::Slot,

@@ -1,3 +1,4 @@
+mod heartbeats;
 mod limits;
 
 use std::{
@@ -12,6 +13,7 @@ pub use limits::StoreLimits;
 
 use crate::{
     engine::{Control, Input, Sighting, State, TargetChange, Thresholds},
+    heartbeat::{KeyDigest, Listening, Pulse},
     id::{Applied, LogId, Revision, Seq, ServiceId},
     ports::{
         AppliedInput, Change, Changed, Clock, LastResult, LogHead, Recorded, ResultKey, ResultQuery, ResultStore,
@@ -40,6 +42,7 @@ struct Tables {
     revision: Revision,
     log: VecDeque<LogEntry>,
     head: Seq,
+    listening: Listening,
 }
 
 struct Row {
@@ -50,6 +53,7 @@ struct Row {
     last: Option<LastResult>,
     results: BTreeMap<ResultKey, StoredResult>,
     controls: BTreeMap<Applied, Control<Thresholds>>,
+    heartbeat: Option<(KeyDigest, Pulse)>,
 }
 
 impl MemoryResultStore {
@@ -244,6 +248,7 @@ impl ResultStore for MemoryResultStore {
             maintenance_until: None,
             last: None,
             results: BTreeMap::new(),
+            heartbeat: None,
         };
         tables.rows.insert(id, row);
         tables.by_revision.insert(service.revision, id);

@@ -66,6 +66,8 @@ pub enum IndeterminateReason {
     Crowded = 109,
     /// A secret that the settings refer to could not be had.
     Secret = 110,
+    /// The service is to report in, has not yet, and still has time to.
+    Awaited = 111,
 }
 
 /// A reason of either sort, as results, transitions, filters and logs carry it.
@@ -101,7 +103,7 @@ impl FailReason {
 
 impl IndeterminateReason {
     /// Every one of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Blocked,
         Self::Expired,
         Self::Poison,
@@ -112,6 +114,7 @@ impl IndeterminateReason {
         Self::Offline,
         Self::Crowded,
         Self::Secret,
+        Self::Awaited,
     ];
 }
 
@@ -154,6 +157,7 @@ impl Reason {
                 IndeterminateReason::Offline => "offline",
                 IndeterminateReason::Crowded => "crowded",
                 IndeterminateReason::Secret => "secret",
+                IndeterminateReason::Awaited => "awaited",
             },
         }
     }
@@ -217,6 +221,9 @@ impl Reason {
                 }
                 IndeterminateReason::Secret => {
                     "a secret that the settings refer to could not be had; look at the worker's environment and files"
+                }
+                IndeterminateReason::Awaited => {
+                    "the service has not reported in yet and still has time to; look at whether it was given its token"
                 }
             },
         }

@@ -4,11 +4,11 @@ use super::{Probers, ServiceIds, VitalSigns, Vitals, recorder::publish};
 use crate::{
     id::{Revision, Seq, ServiceId},
     ports::{
-        Broadcaster, Change, Clock, Hint, Hints, ProbeQueue, QueueError, ResultQuery, ResultStore, ServiceFilter,
-        ServiceView, StoreError, StoredResult,
+        Broadcaster, Change, Clock, Enqueued, Hint, Hints, ProbeQueue, QueueError, ResultQuery, ResultStore,
+        ServiceFilter, ServiceView, StoreError, StoredResult,
     },
     probe::{Kind, Probe},
-    service::{FieldErrors, Regions, Service, ServiceSettings},
+    service::{Activity, FieldErrors, Regions, Service, ServiceSettings},
     status::LogEntry,
     time::{Slot, Timestamp},
 };
@@ -237,6 +237,25 @@ impl Handle {
             }
         };
         tokio::time::timeout(patience, found).await.map_err(|_| HandleError::NoResult(patience))?
+    }
+
+    /// Has these services probed now, out of turn and from all of their regions, by probes that vote:
+    /// for whoever learns of a change before the next slot would. Those that are not active are
+    /// passed over. It returns without waiting for results.
+    ///
+    /// # Errors
+    /// [`HandleError::Queue`] when the queue took none of them.
+    pub async fn probe_out_of_turn(&self, services: Vec<Service>) -> Result<Enqueued, HandleError> {
+        let slot = Slot::at(self.now());
+        let mut probes = Vec::with_capacity(services.len());
+        for service in services.into_iter().filter(|service| service.activity == Activity::Active).map(Arc::new) {
+            let regions = service.settings.regions.iter().cloned();
+            probes.extend(regions.map(|region| Probe::new(Arc::clone(&service), region, slot, Kind::Edge)));
+        }
+        if probes.is_empty() {
+            return Ok(Enqueued::default());
+        }
+        Ok(self.shared.queue.enqueue(probes).await?)
     }
 
     /// Hints of what changes, for those who keep their own place in the log.

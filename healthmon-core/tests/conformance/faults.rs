@@ -4,6 +4,7 @@
 //! fails the clause and that the honest one passes it.
 
 mod broadcaster;
+mod heartbeats;
 mod prober;
 mod queue;
 mod scheduler;

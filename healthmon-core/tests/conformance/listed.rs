@@ -35,6 +35,7 @@ every_clause_is_listed! {
     queue ["queue/bounds.rs", "queue/delivery.rs", "queue/drops.rs", "queue/results.rs"]
     scheduler ["scheduler/changes.rs", "scheduler/shared.rs", "scheduler/slots.rs"]
     broadcaster ["broadcaster.rs"]
+    heartbeats ["heartbeats.rs"]
     prober ["prober.rs"]
 }
 

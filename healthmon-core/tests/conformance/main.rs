@@ -11,6 +11,7 @@ use healthmon_core::{
     conformance::{
         TestTime,
         broadcaster::{BroadcasterFixture, BroadcasterSetup},
+        heartbeats::{HeartbeatsFixture, HeartbeatsSetup},
         queue::{QueueFixture, QueueSetup},
         scheduler::{SchedulerFixture, SchedulerSetup},
         store::{StoreFixture, StoreSetup},
@@ -26,6 +27,14 @@ async fn memory_store(setup: StoreSetup) -> StoreFixture {
 }
 
 healthmon_core::store_conformance!(mod store, memory_store);
+
+async fn memory_heartbeats(_: HeartbeatsSetup) -> HeartbeatsFixture {
+    let time = TestTime::paused();
+    let store = MemoryResultStore::new(time.clock(), StoreLimits::default());
+    HeartbeatsFixture::in_process(Arc::new(store), time)
+}
+
+healthmon_core::heartbeats_conformance!(mod heartbeats, memory_heartbeats);
 
 async fn memory_queue(setup: QueueSetup) -> QueueFixture {
     let time = TestTime::paused();

@@ -18,7 +18,10 @@ use super::{
     problem::no_method,
     routes::{Declared, Need, Table},
 };
-use crate::auth::{AccessRole, AllowedOrigin, Gate, MetricsAccess, Principal, Refused};
+use crate::{
+    auth::{AccessRole, AllowedOrigin, Gate, MetricsAccess, Principal, Refused},
+    heartbeats::without_tokens,
+};
 
 /// How much of a path the log shows.
 const SHOWN_CHARS: usize = 200;
@@ -82,7 +85,7 @@ impl Guard {
     /// The role that a route takes; none: it takes none.
     fn role(&self, need: Need) -> Option<AccessRole> {
         match need {
-            Need::Open => None,
+            Need::Open | Need::Token => None,
             Need::Metrics => (self.access.metrics() == MetricsAccess::Viewer).then_some(AccessRole::Viewer),
             Need::Role(role) => Some(role),
         }
@@ -166,7 +169,7 @@ struct Audit {
 impl Audit {
     fn of(principal: &Principal, request: &Request, route: Option<String>, peer: IpAddr) -> Self {
         let (principal, role) = (principal.as_str().to_owned(), principal.role);
-        let path = request.uri().path().chars().take(SHOWN_CHARS).collect();
+        let path = without_tokens(request.uri().path()).chars().take(SHOWN_CHARS).collect();
         Self { principal, role, method: request.method().clone(), route, path, peer }
     }
 

@@ -10,6 +10,8 @@ use http::{HeaderValue, StatusCode, header};
 use problem_details::ProblemDetails;
 use serde::Serialize;
 
+use crate::heartbeats::without_tokens;
+
 /// Members of a problem beyond the standard ones.
 #[derive(Debug, Default, Serialize)]
 struct Extensions {
@@ -106,9 +108,9 @@ impl IntoResponse for Problem {
 }
 
 pub(crate) async fn no_route(uri: http::Uri) -> Problem {
-    Problem::not_found(format_args!("route {}", uri.path()))
+    Problem::not_found(format_args!("route {}", without_tokens(uri.path())))
 }
 
 pub(crate) async fn no_method(method: http::Method, uri: http::Uri) -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", without_tokens(uri.path())))
 }

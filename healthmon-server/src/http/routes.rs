@@ -23,6 +23,8 @@ pub enum Need {
     Open,
     /// Nothing or a viewer, as `--metrics-access` says.
     Metrics,
+    /// A token in the path, which the route itself looks at.
+    Token,
     /// This role or a higher one.
     Role(AccessRole),
 }

@@ -22,9 +22,11 @@ use serde_json::{Map, Value};
 
 use super::{
     Api, Problem,
+    heartbeats::once,
     results::ResultView,
     secrets::{self, Patched},
 };
+use crate::heartbeats::{HeartbeatToken, SCHEME};
 
 /// The shortest interval that the server takes; embedders may go below.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -70,6 +72,18 @@ struct Shown {
     handle: Handle,
     service: Service,
     standing: Standing,
+    token: Shows,
+}
+
+/// What is shown of a service's token.
+#[derive(Debug)]
+enum Shows {
+    /// Nothing.
+    Nothing,
+    /// The token of a service that reports in and is new, this once.
+    New(HeartbeatToken),
+    /// That it has none yet: its owner is to ask for one.
+    Missing,
 }
 
 impl Serialize for Shown {
@@ -82,6 +96,11 @@ impl Serialize for Shown {
         let mut map = object(serde_json::to_value(&self.service))?;
         secrets::hide(&self.handle, &self.service.settings, &mut map);
         map.extend(object(serde_json::to_value(&self.standing))?);
+        match &self.token {
+            Shows::Nothing => {}
+            Shows::New(token) => drop(map.insert("heartbeat_token".to_owned(), token.expose().into())),
+            Shows::Missing => drop(map.insert("heartbeat_token".to_owned(), Value::Null)),
+        }
         map.serialize(serializer)
     }
 }
@@ -100,7 +119,7 @@ impl Shown {
     fn new(api: &Api, view: ServiceView) -> Self {
         let ServiceView { service, status, since, overlays, maintenance_until, last } = view;
         let standing = Standing { status, since, overlays, maintenance_until, last };
-        Self { handle: api.handle.clone(), service, standing }
+        Self { handle: api.handle.clone(), service, standing, token: Shows::Nothing }
     }
 }
 
@@ -152,7 +171,18 @@ pub(super) async fn register(State(api): State<Api>, Body(body): Body) -> Result
     secrets::refuse_foreign(&api.handle, &settings)?;
     let service = api.handle.register(sealed(&api, settings)?).await?;
     let location = format!("/api/v1/services/{}", service.id);
-    let mut response = shown(&api, service.id).await?.into_response();
+    let mut shown = shown(&api, service.id).await?;
+    if service.settings.url.scheme() == SCHEME {
+        // The service is there, whatever comes: without a token, its owner asks for another.
+        shown.token = match api.heartbeats.issue(service.id).await {
+            Ok(token) => Shows::New(token),
+            Err(error) => {
+                tracing::warn!(%error, id = %service.id, "no token was issued");
+                Shows::Missing
+            }
+        };
+    }
+    let mut response = once(shown.into_response());
     *response.status_mut() = StatusCode::CREATED;
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(header::LOCATION, location);

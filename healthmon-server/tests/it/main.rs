@@ -9,6 +9,8 @@ mod commands;
 mod credentials;
 mod deploy;
 mod guard;
+mod heartbeats;
+mod heartbeats_load;
 mod kill;
 mod lifecycle;
 mod matrix;

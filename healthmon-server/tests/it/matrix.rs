@@ -1,5 +1,7 @@
 //! Every route × everyone: the routes come from the router's own table, so a new one is in here.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use healthmon_server::{
     Need, Route,
     auth::{AccessRole, MetricsAccess},
@@ -53,11 +55,17 @@ async fn knock(server: &Server, someone: &Someone, method: &str, path: &str) -> 
     server.raw(request(server, method, path, &headers)).await.unwrap()
 }
 
+/// A heartbeat's token that is well-formed and nobody's, another each time: each may be used so often.
+fn nobodys() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("hb_1_{:A>43}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 fn needed(route: &Route, metrics: MetricsAccess) -> Option<AccessRole> {
     match (route.need, metrics) {
         (Need::Role(role), _) => Some(role),
         (Need::Metrics, MetricsAccess::Viewer) => Some(AccessRole::Viewer),
-        (Need::Metrics, MetricsAccess::Open) | (Need::Open, _) => None,
+        (Need::Metrics, MetricsAccess::Open) | (Need::Open | Need::Token, _) => None,
         (need, _) => panic!("what is {need:?}?"),
     }
 }
@@ -68,10 +76,11 @@ async fn everyone_everywhere(metrics: MetricsAccess, flag: &str) {
     server.ready().await;
     for route in routes() {
         let needed = needed(&route, metrics);
-        let path = route.path.replace("{id}", "1");
+        let path = route.path.replace("{id}", "1").replace("{report}", "fail");
         let mut methods = vec![route.method.as_str()];
         methods.extend((route.method == "GET" && !path.ends_with("/events")).then_some("HEAD"));
         for (method, someone) in methods.iter().flat_map(|method| everyone.iter().map(move |it| (*method, it))) {
+            let path = path.replace("{token}", &nobodys());
             let answer = knock(&server, someone, method, &path).await;
             let who = &someone.what;
             match (needed, someone.role) {
@@ -87,6 +96,9 @@ async fn everyone_everywhere(metrics: MetricsAccess, flag: &str) {
                 }
                 // The service is not there, or the body is not: that was found out by the route.
                 _ => {
+                    if route.need == Need::Token {
+                        assert_eq!(answer.status, 404, "{who}: {method} {path}: the token is the right, no role is");
+                    }
                     let ran = [200, 101, 404, 415].contains(&answer.status);
                     assert!(ran, "{who}: {method} {path}: {}", answer.status);
                     let upgraded = path.ends_with("/events");
@@ -115,6 +127,7 @@ fn sec_only_liveness_and_readiness_are_open_and_no_change_is_a_viewers() {
         let Route { method, path, need, .. } = &route;
         match need {
             Need::Open => assert!(*method == "GET" && ["/livez", "/readyz"].contains(path), "{route:?}"),
+            Need::Token => assert!(path.starts_with("/api/v1/heartbeats/{token}"), "{route:?}"),
             Need::Metrics => assert_eq!((method.as_str(), *path), ("GET", "/metrics")),
             Need::Role(role) => assert!(*method == "GET" || *role >= AccessRole::Editor, "{route:?}"),
             need => panic!("what is {need:?}?"),

@@ -115,6 +115,16 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// How much time its threads have spent on a CPU.
+    pub(crate) fn cpu(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let spent = threads.filter_map(|thread| {
+            let spent = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+            spent.split_whitespace().next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(spent.sum())
+    }
+
     /// Waits until the API answers.
     pub(crate) async fn ready(&self) {
         until("the API", async || {
