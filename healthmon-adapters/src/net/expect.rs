@@ -174,8 +174,8 @@ mod tests {
     }
 
     fn outcome(expect: Value, latency_ms: u64, days_left: i64) -> Option<Outcome> {
-        let mut progress = Progress::default();
-        progress.certificate_expires = Some(Timestamp::from_millis(days_left * DAY_MS + 1));
+        let certificate_expires = Some(Timestamp::from_millis(days_left * DAY_MS + 1));
+        let mut progress = Progress { certificate_expires, ..Progress::default() };
         progress.phases.connect_us = Some(50_000);
         let expectations = read(expect).expect("right");
         expectations.judge(Duration::from_millis(latency_ms), Timestamp::from_millis(0), &mut progress);

@@ -192,7 +192,10 @@ pub(crate) fn alias(from: &str, to: &str) -> Record {
 }
 
 /// A resolver that knows what `names` says and nothing else.
-pub(crate) struct Names(pub(crate) Box<dyn Fn(&str) -> Vec<std::net::IpAddr> + Send + Sync>);
+pub(crate) struct Names(pub(crate) Answers);
+
+/// The addresses that a name has, for a test.
+type Answers = Box<dyn Fn(&str) -> Vec<std::net::IpAddr> + Send + Sync>;
 
 #[async_trait]
 impl Resolver for Names {
