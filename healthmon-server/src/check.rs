@@ -5,10 +5,7 @@ mod show;
 
 use std::{io::Write, sync::Arc, time::Duration};
 
-use healthmon_adapters::{
-    net::{Dialer, Loopback},
-    secrets::Secrets,
-};
+use healthmon_adapters::{net::Loopback, secrets::Secrets};
 use healthmon_core::{
     id::{Epoch, Region, Revision, ServiceId},
     ports::Clock,
@@ -59,10 +56,11 @@ struct Report {
 pub async fn run(args: &CheckArgs, look: Look, out: &mut impl Write) -> Result<u8, CheckError> {
     let usage = |error: &dyn std::fmt::Display| CheckError::Usage(error.to_string());
     // A person at this machine may ask about this machine.
-    let policy = args.probing.to_settings().policy(Loopback::Allowed);
+    let probing = args.probing.to_settings();
+    let dialer = probing.dialer(probing.policy(Loopback::Allowed)).map_err(|error| usage(&error))?;
     let secrets = SecretSettings { folder: args.secrets_dir.clone(), ..SecretSettings::default() };
     let secrets: Secrets = secrets.secrets().map_err(|error| usage(&error))?;
-    let shared = probers::Shared { dialer: Arc::new(Dialer::new(policy)), secrets };
+    let shared = probers::Shared { dialer: Arc::new(dialer), secrets };
     let probers = probers::by_scheme(&shared).map_err(|error| usage(&error))?;
     let settings = settings::read(args)?;
     probers.check(&settings)?;

@@ -8,10 +8,13 @@ use std::{
 };
 
 use clap::ValueEnum;
-use healthmon_adapters::{net::AddressPolicy, sqlite::Durability};
+use healthmon_adapters::{
+    net::{AddressPolicy, NameServersError},
+    sqlite::Durability,
+};
 use healthmon_core::{
     id::Region,
-    runtime::{Role, Tuning},
+    runtime::{InvalidCanary, Role, Tuning},
     service::{InvalidRegions, Regions},
     shard::ShardCount,
 };
@@ -249,6 +252,8 @@ impl Config {
             return Err(ConfigError::IdleWorkers(self.region.clone()));
         }
         self.secrets.secrets()?;
+        self.probing.canary()?;
+        self.probing.dialer(AddressPolicy::default())?;
         let all = ServerRole::value_variants();
         if let Some(missing) = all.iter().find(|role| !self.roles.contains(role))
             && self.queue == Queue::Memory
@@ -279,6 +284,12 @@ pub enum ConfigError {
     /// Secrets cannot be found or kept so.
     #[error(transparent)]
     Secrets(#[from] SecretSettingsError),
+    /// The canary is none.
+    #[error("--canary {0}")]
+    Canary(#[from] InvalidCanary),
+    /// The name servers are none.
+    #[error("--probe-resolver {0}")]
+    Resolver(#[from] NameServersError),
     /// The regions are none.
     #[error("--regions {0}")]
     Regions(InvalidRegions),

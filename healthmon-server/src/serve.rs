@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
-use healthmon_adapters::{heartbeat::HeartbeatProber, net::Dialer, secrets::SealingKeys};
+use healthmon_adapters::{heartbeat::HeartbeatProber, secrets::SealingKeys};
 use healthmon_core::{
     ports::{Clock, StoreError},
-    runtime::{BuildError, Handle, Monitor, Role, RunError, clock::SystemClock},
+    runtime::{BuildError, Handle, Monitor, Role, RunError, Tuning, clock::SystemClock},
     service::Regions,
 };
 use tokio::net::TcpListener;
@@ -100,20 +100,25 @@ impl Server {
         let name: Arc<str> = config.node.clone().unwrap_or_else(|| format!("{}:{}", host(), address.port())).into();
         let report = NodeReport::new(&config.roles, &config.region, address, SystemClock::new().now());
         let backends = Backends::open(&config, &name, &report.to_json()).await?;
-        let shared = probers::Shared { dialer: Arc::new(Dialer::new(config.address_policy(address))), secrets };
+        let dialer = config.probing.dialer(config.address_policy(address)).map_err(ConfigError::from)?;
+        let shared = probers::Shared { dialer: Arc::new(dialer), secrets };
+        let tuning = Tuning { per_host: config.probing.per_host, ..config.tuning };
         let mut builder = Monitor::builder()
             .store(Arc::clone(&backends.store))
             .queue(Arc::clone(&backends.queue))
             .scheduler(Arc::clone(&backends.scheduler))
             .broadcaster(Arc::clone(&backends.broadcaster))
             .clock(Arc::clone(&backends.clock) as Arc<dyn Clock>)
-            .tuning(config.tuning)
+            .tuning(tuning)
             .regions(config.known_regions()?)
             .name(&name);
         for prober in probers::build(&shared)? {
             builder = builder.prober(prober);
         }
         builder = builder.prober(Arc::new(HeartbeatProber::new(Arc::clone(&backends.heartbeats))));
+        if let Some(canary) = config.probing.canary().map_err(ConfigError::from)? {
+            builder = builder.canary(canary);
+        }
         if let Some(nodes) = &backends.nodes {
             builder = builder.node(nodes.number().await);
         }

@@ -12,6 +12,7 @@
 //!   loopback: refused
 //!   deny: [10.0.0.0/8]
 //!   allow: [10.1.0.0/16]
+//!   canary: ["tcp://192.0.2.1:443", "tcp://198.51.100.1:443"]
 //! access:
 //!   users:
 //!     - name: ann
@@ -196,6 +197,9 @@ fn elsewhere(long: &str) -> Option<&'static str> {
         "probe-loopback" => Some("probing.loopback"),
         "probe-allow" => Some("probing.allow"),
         "probe-deny" => Some("probing.deny"),
+        "probe-resolver" => Some("probing.resolver"),
+        "canary" => Some("probing.canary"),
+        "probes-per-host" => Some("probing.per_host"),
         "trusted-proxy" => Some("access.trusted_proxies"),
         _ => None,
     }

@@ -175,9 +175,9 @@ impl PostgresNodes {
 
 async fn take_number(postgres: &Postgres, name: &str, lease: Duration, report: &Value) -> Result<u16, StoreError> {
     // Two that begin together may choose the same number: one of them finds it taken, and looks again,
-    // from some other number on, so that a crowd does not choose alike again and again.
+    // after a while from some other number on, so that a crowd does not choose alike again and again.
     for attempt in 0..16 {
-        let start = if attempt == 0 { 0 } else { RandomState::new().build_hasher().finish() % 1024 };
+        let start = if attempt < 4 { 0 } else { RandomState::new().build_hasher().finish() % 1024 };
         let mut tx = postgres.begin().await?;
         let row = sql("INSERT INTO nodes SELECT n, $1, clock_timestamp() + $2, $3 FROM generate_series(0, 1023) n \
              WHERE NOT EXISTS (SELECT 1 FROM nodes WHERE number = n AND lease_until > clock_timestamp()) \

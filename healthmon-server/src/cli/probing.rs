@@ -1,9 +1,14 @@
 //! What probes may reach, and what they may know.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+};
 
 use clap::{Args, ValueEnum};
 use healthmon_adapters::net::{IpNet, Loopback};
+use healthmon_core::service::Target;
 
 use crate::config::{ProbingSettings, Secret, SecretSettings};
 
@@ -52,6 +57,31 @@ pub struct ProbingArgs {
         value_parser = network
     )]
     pub deny: Vec<IpNet>,
+    /// Name servers that are asked for the names of targets instead of the system's resolver, such as
+    /// 192.0.2.53 or [2001:db8::53]:5353, at most 8 (`probing.resolver`)
+    #[arg(
+        long = "probe-resolver",
+        value_delimiter = ',',
+        env = "HEALTHMON_PROBE_RESOLVER",
+        value_name = "ADDRESS",
+        value_parser = name_server
+    )]
+    pub resolver: Vec<SocketAddr>,
+    /// 2 to 8 targets on different hosts, such as tcp://192.0.2.1:443: while none of them can be
+    /// reached, failures count as this worker's own trouble (`probing.canary`)
+    #[arg(long = "canary", value_delimiter = ',', env = "HEALTHMON_CANARY", value_name = "URL")]
+    pub canary: Vec<Target>,
+    /// Probes under way at once that wait on the same host and port; if not given, a quarter of what a
+    /// worker does at once (`probing.per_host`)
+    #[arg(long = "probes-per-host", env = "HEALTHMON_PROBES_PER_HOST", value_name = "N")]
+    pub per_host: Option<NonZeroUsize>,
+}
+
+/// A name server, at port 53 unless another is given.
+fn name_server(text: &str) -> Result<SocketAddr, String> {
+    let usual = |address: IpAddr| SocketAddr::new(address, 53);
+    let read = text.parse::<SocketAddr>().ok().or_else(|| text.parse().ok().map(usual));
+    read.ok_or_else(|| "must be an address such as 192.0.2.53 or [2001:db8::53]:53".to_owned())
 }
 
 /// A network such as `10.0.0.0/8`, or an address, which is a network of one.
@@ -68,6 +98,9 @@ impl ProbingArgs {
             loopback: self.loopback.map(Loopback::from),
             allow: self.allow.clone(),
             deny: self.deny.clone(),
+            resolver: self.resolver.clone(),
+            canary: self.canary.clone(),
+            per_host: self.per_host,
         }
     }
 }
@@ -102,6 +135,13 @@ impl SecretArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_server_listens_at_port_53_unless_another_is_given() {
+        assert_eq!(name_server("192.0.2.53"), Ok("192.0.2.53:53".parse().expect("an address")));
+        assert_eq!(name_server("[2001:db8::53]:5353"), Ok("[2001:db8::53]:5353".parse().expect("an address")));
+        assert!(name_server("dns.example").is_err());
+    }
 
     #[test]
     fn an_address_is_a_network_of_one() {

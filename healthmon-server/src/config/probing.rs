@@ -2,13 +2,19 @@
 
 use std::{
     fs, io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use healthmon_adapters::{
-    net::{AddressPolicy, IpNet, Loopback},
+    net::{AddressPolicy, Dialer, IpNet, Loopback, NameServers, NameServersConfig, NameServersError},
     secrets::{InvalidKeys, SealingKeys, Secrets},
+};
+use healthmon_core::{
+    runtime::{Canary, InvalidCanary},
+    service::Target,
 };
 
 use super::{Database, Secret};
@@ -25,6 +31,12 @@ pub struct ProbingSettings {
     pub allow: Vec<IpNet>,
     /// Networks that may not be probed.
     pub deny: Vec<IpNet>,
+    /// Name servers to ask for the names of targets; none: the system's resolver.
+    pub resolver: Vec<SocketAddr>,
+    /// Targets that are asked whether this worker's own network is there; none: nobody is.
+    pub canary: Vec<Target>,
+    /// Probes under way that may wait on the same host; none: a quarter of all.
+    pub per_host: Option<NonZeroUsize>,
 }
 
 impl ProbingSettings {
@@ -33,6 +45,27 @@ impl ProbingSettings {
         let policy = AddressPolicy::new(self.loopback.unwrap_or(unsaid));
         let policy = self.allow.iter().fold(policy, |policy, network| policy.allow(*network));
         self.deny.iter().fold(policy, |policy, network| policy.deny(*network))
+    }
+
+    /// The connector with this policy, by these name servers.
+    ///
+    /// # Errors
+    /// When there are too many name servers.
+    pub fn dialer(&self, policy: AddressPolicy) -> Result<Dialer, NameServersError> {
+        let dialer = Dialer::new(policy);
+        if self.resolver.is_empty() {
+            return Ok(dialer);
+        }
+        let resolver = NameServers::new(NameServersConfig { servers: self.resolver.clone(), ..Default::default() })?;
+        Ok(dialer.with_resolver(Arc::new(resolver)))
+    }
+
+    /// The canary, if there is one.
+    ///
+    /// # Errors
+    /// Unless its targets are 2 to 8 on different hosts.
+    pub fn canary(&self) -> Result<Option<Canary>, InvalidCanary> {
+        if self.canary.is_empty() { Ok(None) } else { Canary::new(self.canary.clone()).map(Some) }
     }
 }
 
@@ -150,6 +183,18 @@ mod tests {
         assert!(said.policy(loopback(&shared, NEAR)).judge(NEAR).is_ok());
         let said = ProbingSettings { loopback: Some(Loopback::Refused), ..ProbingSettings::default() };
         assert!(said.policy(loopback(&file, NEAR)).judge(NEAR).is_err());
+    }
+
+    #[test]
+    fn one_host_is_no_canary_and_nine_servers_are_no_resolver() {
+        let targets = |urls: &[&str]| urls.iter().map(|url| url.parse().expect("a target")).collect();
+        let with = |urls: &[&str]| ProbingSettings { canary: targets(urls), ..ProbingSettings::default() };
+        assert_eq!(with(&[]).canary(), Ok(None));
+        assert!(with(&["tcp://192.0.2.1:443", "tcp://192.0.2.2:443"]).canary().is_ok_and(|canary| canary.is_some()));
+        assert!(with(&["tcp://192.0.2.1:443"]).canary().is_err());
+        let resolver = vec!["192.0.2.53:53".parse().expect("an address"); 9];
+        let nine = ProbingSettings { resolver, ..ProbingSettings::default() };
+        assert!(nine.dialer(AddressPolicy::default()).is_err());
     }
 
     #[test]

@@ -119,16 +119,22 @@ pub(super) struct ProbingSection {
     loopback: Option<Spanned<Value>>,
     allow: Option<Spanned<Value>>,
     deny: Option<Spanned<Value>>,
+    resolver: Option<Spanned<Value>>,
+    canary: Option<Spanned<Value>>,
+    per_host: Option<Spanned<Value>>,
 }
 
 impl ProbingSection {
     /// The flags that it sets, each as its own parser takes it.
     pub(super) fn scalars(&self) -> Vec<(&'static str, Entry)> {
-        let Self { loopback, allow, deny } = self;
+        let Self { loopback, allow, deny, resolver, canary, per_host } = self;
         scalars([
             ("probe-loopback", "probing.loopback", loopback),
             ("probe-allow", "probing.allow", allow),
             ("probe-deny", "probing.deny", deny),
+            ("probe-resolver", "probing.resolver", resolver),
+            ("canary", "probing.canary", canary),
+            ("probes-per-host", "probing.per_host", per_host),
         ])
     }
 }
