@@ -256,7 +256,7 @@ pub struct ClusterArgs {
 /// What to check.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// What to probe, such as https://example.org/health
+    /// What to probe, such as `https://example.org/health`
     #[arg(value_name = "URL")]
     pub url: String,
     /// How long it may take; 10s, if neither this nor the file says it

@@ -58,7 +58,7 @@ pub struct ProbingArgs {
     )]
     pub deny: Vec<IpNet>,
     /// Name servers that are asked for the names of targets instead of the system's resolver, such as
-    /// 192.0.2.53 or [2001:db8::53]:5353, at most 8 (`probing.resolver`)
+    /// 192.0.2.53 or `[2001:db8::53]:5353`, at most 8 (`probing.resolver`)
     #[arg(
         long = "probe-resolver",
         value_delimiter = ',',

@@ -127,11 +127,11 @@ fn wrong_usage_is_answered_in_a_sentence_that_names_what_is_wrong() {
         (
             &["watch", "ftp://127.0.0.1/", "--listen", "127.0.0.1:0", "--database", database],
             2,
-            "one of the schemes http, https",
+            "one of the schemes dns, grpc, grpcs, heartbeat, http, https",
         ),
         (&["watch", "example.org"], 2, "\"example.org\": must be an absolute URL"),
         (&["check", "http://127.0.0.1/", "--timeout", "1h"], 2, "--timeout: must be from 1ms to 5m"),
-        (&["check", "ftp://127.0.0.1/"], 2, "url: must have one of the schemes http, https"),
+        (&["check", "ftp://127.0.0.1/"], 2, "url: must have one of the schemes dns, grpc, grpcs, http, https"),
     ];
     for (words, status, says) in cases {
         let output = healthmon(words);
