@@ -4,11 +4,44 @@
 //! [`AddressPolicy`] judge every address, and connects to *that* socket address, so that what was
 //! checked is what is dialled. No proxy settings of the system are read.
 
+#[cfg_attr(
+    not(any(
+        feature = "dns",
+        feature = "grpc",
+        feature = "http",
+        feature = "icmp",
+        feature = "tcp",
+        feature = "websocket"
+    )),
+    allow(dead_code, reason = "only probers make attempts and judge answers")
+)]
 mod assertions;
+#[cfg_attr(
+    not(any(
+        feature = "dns",
+        feature = "grpc",
+        feature = "http",
+        feature = "icmp",
+        feature = "tcp",
+        feature = "websocket"
+    )),
+    allow(dead_code, reason = "only probers make attempts and judge answers")
+)]
 pub(crate) mod attempt;
 #[cfg(any(feature = "dns", feature = "icmp"))]
 pub(crate) mod datagram;
 mod dialer;
+#[cfg_attr(
+    not(any(
+        feature = "dns",
+        feature = "grpc",
+        feature = "http",
+        feature = "icmp",
+        feature = "tcp",
+        feature = "websocket"
+    )),
+    allow(dead_code, reason = "only probers make attempts and judge answers")
+)]
 mod expect;
 #[cfg(any(feature = "dns", feature = "icmp"))]
 pub(crate) mod host;
