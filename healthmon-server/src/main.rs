@@ -1,5 +1,8 @@
 //! The `healthmon` binary: arguments, logging, signals.
 
+// The futures of a start lie more than the usual 128 deep in an optimised build.
+#![recursion_limit = "256"]
+
 use std::{io::IsTerminal, process::ExitCode, sync::Arc};
 
 use healthmon_server::{
