@@ -26,6 +26,10 @@ impl<'a> Options<'a> {
         Some(self.0.get(at + 1).unwrap_or_else(|| panic!("{name} needs a value")))
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.0.contains(&name)
+    }
+
     fn number(&self, name: &str) -> Option<u64> {
         self.text(name).map(|text| text.parse().unwrap_or_else(|_| panic!("{name} {text}: must be a number")))
     }

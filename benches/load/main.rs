@@ -15,8 +15,9 @@
 //! starts the servers itself; Debian's postgresql, redis-server and redis-tools must be installed.
 //! They keep their data in the folder for temporary files: `TMPDIR` says where.
 //!
-//! - `cluster [--services N] [--interval SPAN] [--seconds N]`: 100,000 services every 20 s, for 5
-//!   minutes. Every slot recorded? How late? CPU per probe by process, beside the bare client's.
+//! - `cluster [--services N] [--interval SPAN] [--seconds N] [--statements]`: 100,000 services every
+//!   20 s, for 5 minutes. Every slot recorded? How late? CPU per probe by process, beside the bare
+//!   client's; with `--statements` also where PostgreSQL's time went.
 //! - `cluster-peak [--from N] [--step N] [--seconds N]`: ever more services every 10 s, until two
 //!   rates in a row are not kept up.
 //! - `schedule-redis [--services N] [--interval SPAN] [--seconds N]`: scheduling alone, into a Redis

@@ -6,13 +6,12 @@
 //!
 //! | Key | What |
 //! |---|---|
-//! | `s:<region>:<shard>` | stream of scheduled probes; an entry's id is `<slot ms>-<service id>`, so that Redis itself refuses repeats |
-//! | `x:<region>` | stream of all other probes, and of scheduled ones that come after later slots; repeats are known by `seen:<region>` |
-//! | `ready:<region>` | which of a region's streams have probes that nobody was given yet |
+//! | `s:<region>` | stream of a region's probes |
+//! | `seen:<region>:<bucket>` | set of the slot, service and kind of its probes, by half-minutes of slots: a repeat is refused |
 //! | `retry:<region>` | which probes are to be handed out again |
-//! | `r:<shard>` | stream of results, the spool while the store is away |
-//! | `news` | which shards may have results that their recorder was not given |
-//! | `owners`, `recorders` | which recorder drains a shard, and until when each recorder lives |
+//! | `r:<number>` | streams of results, 16 at most, the spool while the store is away; a shard's are in one |
+//! | `news` | which of them may have results that their recorder was not given |
+//! | `owners`, `recorders` | which recorder drains a stream of results, and until when each recorder lives |
 //! | `epochs` | the newest claim seen of each shard |
 //! | `count` | how many probes and results there are |
 //! | `poison` | the newest thousand probes that no worker brought to an end |
@@ -25,8 +24,10 @@
 //! than it asked for leaves a mark in the same script, whoever adds something next removes the mark
 //! and publishes a word, and in case that is lost everybody looks once a second.
 //!
-//! Entries of probes stay for a minute after they are done, because a stream that still holds an id
-//! knows it for a repeat. That is at most one entry for each service and region.
+//! One stream for all shards of a region, and few for results: what a call costs is first of all how
+//! many streams it touches. So it is not the ids of a stream's entries that tell a repeat, which would
+//! ask for a stream to each scheduler and for slots in their order, but a set beside it, which has
+//! what was put in within the last minute. Entries of probes go as soon as they are done.
 //!
 //! What Redis has lost is made again by whoever needs it: groups, marks and counts come with the
 //! next call, scripts are loaded when they are missing.

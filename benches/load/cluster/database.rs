@@ -153,6 +153,37 @@ pub(crate) async fn recorded(database: &str, from: Timestamp, to: Timestamp) -> 
     }
 }
 
+/// Begins PostgreSQL's account of its statements anew.
+pub(crate) async fn forget_statements(database: &str) {
+    let mut connection = PgConnection::connect(database).await.expect("connected");
+    run(&mut connection, "CREATE EXTENSION IF NOT EXISTS pg_stat_statements").await;
+    run(&mut connection, "SELECT pg_stat_statements_reset()").await;
+}
+
+/// Prints the statements that took the most time since then, as microseconds a probe.
+pub(crate) async fn print_statements(database: &str, probes: u64) {
+    let mut connection = PgConnection::connect(database).await.expect("connected");
+    let read: Vec<(String, i64, i64, f64, f64, i64)> = sqlx::query_as(
+        "SELECT regexp_replace(query, '\\s+', ' ', 'g'), calls, rows, total_exec_time, total_plan_time, \
+         wal_bytes::bigint FROM pg_stat_statements ORDER BY total_exec_time + total_plan_time DESC LIMIT 16",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .expect("the statements");
+    println!("statements: us a probe in executing, in planning; calls; rows a call; WAL bytes a probe");
+    for (text, calls, rows, executing, planning, wal) in read {
+        let each = |ms: f64| ms * 1e3 / probes.max(1) as f64;
+        println!(
+            "  {:6.2} {:6.2} {calls:7} {:8.1} {:7.1}  {}",
+            each(executing),
+            each(planning),
+            rows as f64 / calls.max(1) as f64,
+            wal as f64 / probes.max(1) as f64,
+            text.chars().take(110).collect::<String>()
+        );
+    }
+}
+
 /// Now, at a whole millisecond, as slots are.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_millis(SystemClock::new().now().as_millis())

@@ -74,7 +74,7 @@ struct Outcome {
 }
 
 fn run(binary: &Path, crowd: Crowd, window: Duration) -> (Outcome, Stack) {
-    let mut stack = Stack::start(binary);
+    let mut stack = Stack::start(binary, false);
     let begun = Instant::now();
     wait(crowd.register(&stack.database(), "9"));
     println!("registered {} services in {:.1} s", crowd.services, begun.elapsed().as_secs_f64());

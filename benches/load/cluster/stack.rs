@@ -26,13 +26,19 @@ pub(crate) struct Stack {
     pub(crate) target: Child,
     /// The target's, with commas between them.
     pub(crate) ports: String,
+    /// Whether PostgreSQL keeps account of its statements.
+    pub(crate) statements: bool,
     binary: PathBuf,
     folder: tempfile::TempDir,
 }
 
 /// A PostgreSQL as a deployment has it.
 pub(crate) fn postgres() -> PrivatePostgres {
-    let server = PrivatePostgres::start_with(&POSTGRES).expect("PostgreSQL starts");
+    postgres_with(&[])
+}
+
+fn postgres_with(more: &[(&str, &str)]) -> PrivatePostgres {
+    let server = PrivatePostgres::start_with(&[&POSTGRES, more].concat()).expect("PostgreSQL starts");
     let folder = std::env::temp_dir();
     println!("PostgreSQL and Redis keep their data in {} ({})", folder.display(), disk_of(&folder));
     server
@@ -46,15 +52,17 @@ fn disk_of(folder: &std::path::Path) -> String {
 }
 
 impl Stack {
-    /// Everything but the nodes.
-    pub(crate) fn start(binary: &std::path::Path) -> Self {
+    /// Everything but the nodes. PostgreSQL keeps account of its statements if it is told to.
+    pub(crate) fn start(binary: &std::path::Path, statements: bool) -> Self {
+        let more: &[_] = if statements { &[("shared_preload_libraries", "pg_stat_statements")] } else { &[] };
         let target = Child::start("role-target", &[]);
         Self {
             nodes: Vec::new(),
-            postgres: postgres(),
+            postgres: postgres_with(more),
             redis: PrivateRedis::start().expect("Redis starts"),
             ports: target.line(),
             target,
+            statements,
             binary: binary.to_owned(),
             folder: tempfile::tempdir().expect("a folder"),
         }

@@ -91,11 +91,14 @@ pub(crate) fn steady(options: &Options<'_>) {
     println!("\n== cluster: {} services every {:?}, {seconds} s ==", crowd.services, crowd.interval);
     let binary = the_binary();
     note_load();
-    let mut stack = Stack::start(&binary);
+    let mut stack = Stack::start(&binary, options.has("--statements"));
     let rate = (crowd.services as f64 / crowd.interval.as_secs_f64()).ceil() as u64;
     let before = control(&stack.ports, rate, seconds.min(CONTROL_SECONDS));
     show("bare client at this rate, before", &before);
     let outcome = run(&mut stack, crowd, Duration::from_secs(seconds));
+    if stack.statements {
+        wait(database::print_statements(&stack.database(), outcome.recorded.passed));
+    }
     stack.nodes.clear();
     let after = control(&stack.ports, rate, seconds.min(CONTROL_SECONDS));
     show("bare client at this rate, after", &after);
@@ -113,6 +116,9 @@ fn run(stack: &mut Stack, crowd: Crowd, window: Duration) -> Outcome {
     stack.ready();
     sleep(WARM_UP.min(crowd.interval + Duration::from_secs(2)));
     let accounts = stack.accounts();
+    if stack.statements {
+        wait(database::forget_statements(&stack.database()));
+    }
     let before = stack.node("recorder").metrics();
     let (from, books) = (database::now(), Books::read(&accounts));
     watch(stack, window, &before);
@@ -180,7 +186,7 @@ pub(crate) fn peak(options: &Options<'_>) {
 }
 
 fn at_rate(binary: &Path, crowd: Crowd, seconds: u64) -> (Outcome, Report) {
-    let mut stack = Stack::start(binary);
+    let mut stack = Stack::start(binary, false);
     let outcome = run(&mut stack, crowd, Duration::from_secs(seconds));
     stack.nodes.clear();
     let most = control(&stack.ports, 0, seconds.min(10));

@@ -1,8 +1,9 @@
 //! How probes and results lie in Redis.
 //!
-//! A probe: a head of fixed length, which scripts read too, then the service as JSON. A result: a
-//! byte for the version, then postcard. Payloads of a version this program does not know are left
-//! to nobody: the probe is given up, see [`probes`](super::probes).
+//! A probe: a head of fixed length, which scripts read too and which is the same in all versions,
+//! then the service as JSON. A result: a byte for the version, then postcard. Payloads of a version
+//! this program does not know are left to nobody: the probe is given up, see
+//! [`probes`](super::probes).
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,8 +20,9 @@ use serde::{Deserialize, Serialize};
 use crate::services::Services;
 
 const VERSION: u8 = 1;
-/// version, start-by in µs, slot in ms, timeout in ms, kind, service; scripts know the first four.
-const HEAD: usize = 1 + 8 + 8 + 4 + 1 + 8;
+/// version, start-by in µs, timeout in ms, slot in ms, service, kind. Scripts know the last three
+/// together as the probe's name.
+const HEAD: usize = 1 + 8 + 4 + 8 + 8 + 1;
 /// Then whether there is a claim: 0, or 1, shard and epoch.
 const CLAIM: usize = 2 + 8;
 
@@ -48,11 +50,11 @@ impl Encoder {
         for probe in probes {
             out.put_u8(VERSION);
             out.put_i64(probe.start_by.as_micros());
-            out.put_i64(probe.id.slot.as_millis());
             let timeout = probe.service.settings.timeout.get();
             out.put_u32(u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX));
-            out.put_u8(probe.id.kind as u8);
+            out.put_i64(probe.id.slot.as_millis());
             out.put_u64(probe.id.service.get());
+            out.put_u8(probe.id.kind as u8);
             match probe.claim {
                 None => out.put_u8(0),
                 Some(claim) => {
@@ -79,6 +81,9 @@ impl Decoder {
 
     pub(super) fn decode(&self, region: &Region, payload: &[u8]) -> Result<Probe, Unreadable> {
         let (head, rest) = Head::read(payload)?;
+        if payload[0] != VERSION {
+            return Err(Unreadable);
+        }
         let (claim, json) = match rest.split_first() {
             Some((0, json)) => (None, json),
             Some((1, rest)) if rest.len() >= CLAIM => {
@@ -111,15 +116,15 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn read(payload: &[u8]) -> Result<(Self, &[u8]), Unreadable> {
-        if payload.first() != Some(&VERSION) || payload.len() <= HEAD {
+        if payload.len() <= HEAD {
             return Err(Unreadable);
         }
         let (head, rest) = payload.split_at(HEAD);
         let head = Self {
             start_by: Timestamp::from_micros(i64::from_be_bytes(part(head, 1)?)),
-            slot: Slot::from_millis(i64::from_be_bytes(part(head, 9)?)),
-            kind: Kind::from_code(i64::from(head[21])).ok_or(Unreadable)?,
-            service: ServiceId::new(u64::from_be_bytes(part(head, 22)?)).map_err(|_| Unreadable)?,
+            slot: Slot::from_millis(i64::from_be_bytes(part(head, 13)?)),
+            service: ServiceId::new(u64::from_be_bytes(part(head, 21)?)).map_err(|_| Unreadable)?,
+            kind: Kind::from_code(i64::from(head[29])).ok_or(Unreadable)?,
         };
         Ok((head, rest))
     }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt::Write as _,
     num::NonZeroUsize,
     sync::Arc,
     time::Duration,
@@ -11,11 +10,11 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use fred::types::Value;
 use healthmon_core::{
-    id::{Epoch, Region, ServiceId},
+    id::{Epoch, Region},
     ports::{Completion, Delivery, Enqueued, MAX_DELIVERIES, QueueError, Receipt},
-    probe::{IndeterminateReason, Kind, Observation, Probe, ProbeId, ProbeResult},
+    probe::{IndeterminateReason, Observation, Probe, ProbeId, ProbeResult},
     shard::Claim,
-    time::{Slot, Timestamp},
+    time::Timestamp,
 };
 use tokio::sync::oneshot;
 
@@ -35,42 +34,20 @@ const TAKE_MOST: usize = 1_000;
 /// When a full queue may have room.
 const FULL_RETRY: Duration = Duration::from_millis(50);
 
-/// The stream a receipt is of, within a region: twice the shard, or one for the extra stream.
-const EXTRA: u32 = 1;
-
-fn stream_name(region: &Region, stream: u32) -> String {
-    if stream == EXTRA { format!("x:{region}") } else { format!("s:{region}:{}", stream / 2) }
-}
-
-/// The region and the number of a stream.
-fn stream_of(name: &str) -> Option<(Region, u32)> {
-    let (kind, rest) = name.split_once(':')?;
-    match kind {
-        "x" => Some((Region::new(rest).ok()?, EXTRA)),
-        "s" => {
-            let (region, shard) = rest.rsplit_once(':')?;
-            Some((Region::new(region).ok()?, u32::from(shard.parse::<u16>().ok()?) * 2))
-        }
-        _ => None,
-    }
-}
+/// The most probes that a script is given together: what Lua unpacks at once is limited.
+const GROUP: usize = 1_000;
+/// The width of a bucket, in milliseconds: probes whose slots are in one are known together, and
+/// forgotten together.
+const BUCKET: i64 = 30_000;
 
 pub(super) fn entry_id(text: &str) -> Option<(u64, u64)> {
     let (millis, sequence) = text.split_once('-')?;
     Some((millis.parse().ok()?, sequence.parse().ok()?))
 }
 
-/// Where a probe goes: its stream's shard, `None` for the extra stream.
-struct Placed<'a> {
-    probe: &'a Probe,
-    lane: Option<u16>,
-    claim: usize,
-}
-
 /// A probe that was handed to the queue itself.
 pub(super) struct Entry {
-    /// Its stream, as scripts call it.
-    pub(super) stream: String,
+    pub(super) region: Region,
     pub(super) id: String,
     pub(super) deliveries: u32,
     pub(super) payload: Bytes,
@@ -93,68 +70,36 @@ impl Inner {
     }
 
     fn enqueue_arguments(&self, probes: &[Probe]) -> Result<Vec<Value>, serde_json::Error> {
+        let mut order: Vec<&Probe> = probes.iter().collect();
+        order.sort_by(|a, b| a.id.region.cmp(&b.id.region).then_with(|| a.id.slot.cmp(&b.id.slot)));
         let mut claims: Vec<Claim> = Vec::new();
-        let mut numbers: HashMap<Claim, usize> = HashMap::new();
-        let mut placed: Vec<Placed<'_>> = probes
-            .iter()
-            .map(|probe| {
-                let claim = probe.claim.map_or(0, |claim| {
-                    *numbers.entry(claim).or_insert_with(|| {
-                        claims.push(claim);
-                        claims.len()
-                    })
-                });
-                // An id of a stream begins with a positive number.
-                let scheduled = probe.id.kind == Kind::Scheduled && probe.id.slot.as_millis() > 0;
-                let lane = scheduled.then(|| self.shards.shard_of(probe.id.service).0);
-                Placed { probe, lane, claim }
-            })
-            .collect();
-        // Stable: what goes to the extra stream keeps its order.
-        placed.sort_by(|a, b| {
-            let group = |placed: &Placed<'_>| (placed.lane, placed.claim);
-            let order = |placed: &Placed<'_>| placed.lane.map(|_| (placed.probe.id.slot, placed.probe.id.service));
-            let regions = a.probe.id.region.cmp(&b.probe.id.region);
-            regions.then_with(|| group(a).cmp(&group(b))).then_with(|| order(a).cmp(&order(b)))
-        });
-
-        let mut payloads = BytesMut::with_capacity(probes.len() * 512);
-        let ends = self.encoder.encode(placed.iter().map(|placed| placed.probe), &mut payloads)?;
-        let payloads = payloads.freeze();
-        let mut names = BytesMut::with_capacity(probes.len() * 36);
-        let name_ends: Vec<usize> = placed
-            .iter()
-            .map(|placed| {
-                let ProbeId { slot, service, kind, .. } = &placed.probe.id;
-                // Writing to memory does not fail.
-                write!(names, "{}-{service}", slot.as_millis()).ok();
-                if placed.lane.is_none() {
-                    write!(names, "-{}", *kind as u8).ok();
-                }
-                names.len()
-            })
-            .collect();
-        let names = names.freeze();
-
-        let mut arguments = Vec::with_capacity(3 + claims.len() * 2 + probes.len() * 2 + 64);
-        let size = |size: usize| Value::from(i64::try_from(size).unwrap_or(i64::MAX));
+        let mut numbers: HashMap<Claim, Value> = HashMap::new();
+        for claim in order.iter().filter_map(|probe| probe.claim) {
+            numbers.entry(claim).or_insert_with(|| {
+                claims.push(claim);
+                size(claims.len())
+            });
+        }
+        let mut arguments = Vec::with_capacity(8 + claims.len() * 2 + probes.len() * 2);
         arguments.extend([size(self.limits.capacity), size(probes.len()), size(claims.len())]);
         for claim in &claims {
             arguments.extend([i64::from(claim.shard.0).into(), Value::from(claim.epoch.0.to_string())]);
         }
-        let (mut at, mut from, mut name_from) = (0, 0, 0);
-        for group in
-            placed.chunk_by(|a, b| (&a.probe.id.region, a.lane, a.claim) == (&b.probe.id.region, b.lane, b.claim))
-        {
-            let first = &group[0];
-            arguments.push(first.probe.id.region.as_str().into());
-            arguments.push(first.lane.map_or_else(|| "".into(), |shard| i64::from(shard).into()));
-            arguments.extend([size(first.claim), size(group.len())]);
-            for _ in group {
-                arguments.push(Value::Bytes(names.slice(name_from..name_ends[at])));
-                arguments.push(Value::Bytes(payloads.slice(from..ends[at])));
-                (name_from, from) = (name_ends[at], ends[at]);
-                at += 1;
+
+        let mut payloads = BytesMut::with_capacity(probes.len() * 512);
+        let ends = self.encoder.encode(order.iter().copied(), &mut payloads)?;
+        let payloads = payloads.freeze();
+        let bucket = |probe: &Probe| probe.id.slot.as_millis().div_euclid(BUCKET);
+        let groups = order.chunk_by(|a, b| a.id.region == b.id.region && bucket(a) == bucket(b));
+        let (mut from, mut ends) = (0, ends.into_iter());
+        for group in groups.flat_map(|group| group.chunks(GROUP)) {
+            let first = group[0];
+            arguments.extend([first.id.region.as_str().into(), bucket(first).into(), size(group.len())]);
+            for (probe, end) in group.iter().zip(&mut ends) {
+                let claim = probe.claim.and_then(|claim| numbers.get(&claim)).cloned();
+                arguments.push(claim.unwrap_or(Value::Integer(0)));
+                arguments.push(Value::Bytes(payloads.slice(from..end)));
+                from = end;
             }
         }
         Ok(arguments)
@@ -187,20 +132,22 @@ impl Inner {
         let (mut deliveries, mut ended, mut count) = (Vec::new(), Vec::new(), 0);
         for part in answer {
             let mut part = items(part).into_iter();
-            let (Some(_region), Some(stream), Some(delivery), Some(entries)) =
-                (part.next(), part.next().and_then(Value::into_string), part.next(), part.next())
-            else {
+            let (Some(region), Some(delivery), Some(entries)) = (part.next(), part.next(), part.next()) else {
                 continue;
             };
-            let Some((region, number_of)) = stream_of(&stream) else { continue };
+            let region = region.as_str();
+            let own = |(_, own): &(usize, &Region)| Some(own.as_str()) == region.as_deref();
+            let Some((place, region)) = self.regions.iter().enumerate().find(own) else { continue };
             let delivery = u32::try_from(number(&delivery)).unwrap_or(u32::MAX);
+            // Ids of different streams may be the same.
+            let stream = u32::try_from(place).unwrap_or(u32::MAX);
             for (id, payload) in entries_of(entries) {
                 count += 1;
-                match (self.decoder.decode(&region, &payload), entry_id(&id)) {
+                match (self.decoder.decode(region, &payload), entry_id(&id)) {
                     (Ok(probe), Some(id)) if probe.start_by >= now => {
-                        deliveries.push(Delivery { probe, delivery, receipt: Receipt { stream: number_of, id } });
+                        deliveries.push(Delivery { probe, delivery, receipt: Receipt { stream, id } });
                     }
-                    _ => ended.push(Entry { stream: stream.clone(), id, deliveries: 0, payload }),
+                    _ => ended.push(Entry { region: region.clone(), id, deliveries: 0, payload }),
                 }
             }
         }
@@ -221,7 +168,6 @@ impl Inner {
         for Delivery { probe, delivery, receipt } in unclaimed {
             arguments.extend([
                 probe.id.region.as_str().into(),
-                stream_name(&probe.id.region, receipt.stream).into(),
                 format!("{}-{}", receipt.id.0, receipt.id.1).into(),
                 Value::from(i64::from(delivery)),
             ]);
@@ -234,12 +180,11 @@ impl Inner {
     }
 
     pub(super) async fn complete(&self, completions: &[Completion]) -> Result<(), QueueError> {
-        let mut done: BTreeMap<(&Region, u32), Vec<Value>> = BTreeMap::new();
+        let mut done: BTreeMap<&Region, Vec<Value>> = BTreeMap::new();
         for Completion { receipt, result } in completions {
             let id = format!("{}-{}", receipt.id.0, receipt.id.1);
-            done.entry((&result.id.region, receipt.stream)).or_default().push(id.into());
+            done.entry(&result.id.region).or_default().push(id.into());
         }
-        let done = done.into_iter().map(|((region, stream), ids)| (stream_name(region, stream), ids));
         self.store(&[], completions.iter().map(|completion| &completion.result), done).await
     }
 
@@ -247,32 +192,36 @@ impl Inner {
     pub(super) async fn give_up(&self, entries: Vec<Entry>) -> Result<(), QueueError> {
         let now = self.clock.now();
         let (mut poison, mut results) = (Vec::new(), Vec::new());
-        let mut done: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        for entry in entries {
-            let (result, poisonous) = self.end(&entry, now);
+        let mut done: BTreeMap<&Region, Vec<Value>> = BTreeMap::new();
+        for entry in &entries {
+            let (result, poisonous) = self.end(entry, now);
             match &result {
                 Some(result) => {
                     let reason = result.seen.outcome.reason().map(|reason| reason.as_str());
                     tracing::warn!(probe = %result.id, reason, deliveries = entry.deliveries, "a probe was given up");
                 }
-                None => tracing::error!(stream = entry.stream, id = entry.id, "an unreadable probe was dropped"),
+                None => tracing::error!(region = %entry.region, id = entry.id, "an unreadable probe was dropped"),
             }
             if poisonous {
-                poison.push(Value::Bytes(entry.payload));
+                poison.push(Value::Bytes(entry.payload.clone()));
             }
             results.extend(result);
-            done.entry(entry.stream).or_default().push(entry.id.into());
+            done.entry(&entry.region).or_default().push(entry.id.as_str().into());
         }
-        self.store(&poison, results.iter(), done.into_iter()).await
+        self.store(&poison, results.iter(), done).await
     }
 
     /// What becomes of a probe that is given up: its result, and whether it is kept as poison.
     fn end(&self, entry: &Entry, now: Timestamp) -> (Option<ProbeResult>, bool) {
-        let Some((region, stream)) = stream_of(&entry.stream) else { return (None, true) };
-        let Ok(probe) = self.decoder.decode(&region, &entry.payload) else {
+        let Ok(probe) = self.decoder.decode(&entry.region, &entry.payload) else {
             let seen = Observation::indeterminate(IndeterminateReason::Poison, "this version cannot read the probe");
-            let id = unread_id(region, stream, entry);
-            return (id.map(|id| ProbeResult { id, epoch: Epoch::default(), started: now, seen }), true);
+            let id = Head::read(&entry.payload).map(|(Head { slot, kind, service, .. }, _)| ProbeId {
+                service,
+                slot,
+                region: entry.region.clone(),
+                kind,
+            });
+            return (id.ok().map(|id| ProbeResult { id, epoch: Epoch::default(), started: now, seen }), true);
         };
         if entry.deliveries >= MAX_DELIVERIES {
             let detail = format!("handed out {} times and never completed", entry.deliveries);
@@ -288,23 +237,22 @@ impl Inner {
         &self,
         poison: &[Value],
         results: impl Iterator<Item = &'a ProbeResult>,
-        done: impl Iterator<Item = (String, Vec<Value>)>,
+        done: BTreeMap<&Region, Vec<Value>>,
     ) -> Result<(), QueueError> {
-        let size = |size: usize| Value::from(i64::try_from(size).unwrap_or(i64::MAX));
-        let mut by_shard: BTreeMap<u16, Vec<Value>> = BTreeMap::new();
+        let mut streams: BTreeMap<u16, Vec<Value>> = BTreeMap::new();
         for result in results {
             let written = encode_result(result).map_err(|error| QueueError::Permanent(Box::new(error)))?;
-            by_shard.entry(self.shards.shard_of(result.id.service).0).or_default().push(Value::Bytes(written));
+            streams.entry(self.stream_of(result.id.service)).or_default().push(Value::Bytes(written));
         }
         let mut arguments = vec![size(poison.len())];
         arguments.extend_from_slice(poison);
-        arguments.push(size(by_shard.len()));
-        for (shard, results) in by_shard {
-            arguments.extend([i64::from(shard).into(), size(results.len())]);
+        arguments.push(size(streams.len()));
+        for (stream, results) in streams {
+            arguments.extend([i64::from(stream).into(), size(results.len())]);
             arguments.extend(results);
         }
-        for (stream, ids) in done {
-            arguments.extend([stream.into(), size(ids.len())]);
+        for (region, ids) in done {
+            arguments.extend([region.as_str().into(), size(ids.len())]);
             arguments.extend(ids);
         }
         self.connection.run(&COMPLETE, arguments).await?;
@@ -312,17 +260,8 @@ impl Inner {
     }
 }
 
-/// What can be known of a probe that cannot be read: by its head, or by its place.
-fn unread_id(region: Region, stream: u32, entry: &Entry) -> Option<ProbeId> {
-    if let Ok((Head { slot, kind, service, .. }, _)) = Head::read(&entry.payload) {
-        return Some(ProbeId { service, slot, region, kind });
-    }
-    if stream == EXTRA {
-        return None;
-    }
-    let (slot, service) = entry_id(&entry.id)?;
-    let slot = Slot::from_millis(i64::try_from(slot).ok()?);
-    Some(ProbeId { service: ServiceId::new(service).ok()?, slot, region, kind: Kind::Scheduled })
+fn size(size: usize) -> Value {
+    i64::try_from(size).unwrap_or(i64::MAX).into()
 }
 
 /// The entries of a stream: their ids and payloads. One of another form has an empty payload.

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use fred::types::Value;
 use healthmon_core::{
-    id::Region,
+    id::{Region, ServiceId},
     memory::QueueLimits,
     ports::{
         Clock, Completion, ConsumerId, Delivery, Enqueued, ProbeQueue, QueueDepth, QueueError, Receipt, ResultDelivery,
@@ -32,6 +32,10 @@ use super::{
 const LOOK: Duration = Duration::from_secs(1);
 /// For how long the mark of one who waits stands: a little more than until it looks again.
 pub(super) const IDLE_MS: i64 = 2_500;
+
+/// The most streams that results are cut into. As many recorders can share the work; each stream costs
+/// every call that looks into them.
+const STREAMS: u16 = 16;
 
 static DEPTH: Script = Script::new(include_str!("scripts/depth.lua"));
 
@@ -220,8 +224,18 @@ async fn settle_shards(connection: &Connection, options: &RedisOptions, shards: 
 }
 
 impl Inner {
+    /// How many streams results are cut into.
+    pub(super) fn streams(&self) -> u16 {
+        self.shards.get().min(STREAMS)
+    }
+
+    /// The stream of a service's results.
+    pub(super) fn stream_of(&self, service: ServiceId) -> u16 {
+        self.shards.shard_of(service).0 % self.streams()
+    }
+
     async fn depth(&self) -> Result<QueueDepth, QueueError> {
-        let answer = items(self.connection.run(&DEPTH, vec![i64::from(self.shards.get()).into()]).await?);
+        let answer = items(self.connection.run(&DEPTH, vec![i64::from(self.streams()).into()]).await?);
         let [waiting, in_flight, results, slot, first, now] = answer.as_slice() else {
             return Err(RedisError::wrong("the depth is not what was asked for").into());
         };

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use fred::types::Value;
-use healthmon_core::ports::QueueError;
+use healthmon_core::{id::Region, ports::QueueError};
 
 use super::{
     connection::{Script, items, number, strings},
@@ -56,7 +56,7 @@ impl Inner {
             return Ok(());
         }
         let regions = self.connection.say("SMEMBERS", vec![format!("{base}:regions").into()]).await?;
-        for region in strings(regions) {
+        for region in strings(regions).iter().filter_map(|region| Region::new(region).ok()) {
             while self.sweep(&region, round.is_multiple_of(TIDY)).await? {}
         }
         if round.is_multiple_of(RECOUNT) {
@@ -66,12 +66,10 @@ impl Inner {
     }
 
     /// Looks through one region; says whether there is more to give up.
-    async fn sweep(&self, region: &str, tidy: bool) -> Result<bool, QueueError> {
+    async fn sweep(&self, region: &Region, tidy: bool) -> Result<bool, QueueError> {
         let (now, margin) = (self.clock.now(), self.limits.lease_margin.as_millis());
         let arguments: Vec<Value> = vec![
-            region.into(),
-            i64::from(self.shards.get()).into(),
-            now.as_millis().into(),
+            region.as_str().into(),
             now.as_micros().into(),
             i64::try_from(margin).unwrap_or(i64::MAX).into(),
             self.consumer.as_str().into(),
@@ -83,7 +81,7 @@ impl Inner {
         let entries = answer.into_iter().filter_map(|entry| {
             let mut entry = items(entry).into_iter();
             Some(Entry {
-                stream: entry.next()?.into_string()?,
+                region: region.clone(),
                 id: entry.next()?.into_string()?,
                 deliveries: u32::try_from(number(&entry.next()?)).unwrap_or(u32::MAX),
                 payload: entry.next().and_then(Value::into_bytes).unwrap_or_default(),

@@ -13,7 +13,7 @@ use healthmon_core::{
     conformance::ManualClock,
     memory::QueueLimits,
     ports::{Clock, ProbeQueue, QueueError},
-    probe::{IndeterminateReason, Outcome},
+    probe::{IndeterminateReason, Kind, Outcome},
     shard::ShardCount,
 };
 
@@ -162,18 +162,21 @@ async fn entries_that_cannot_be_read_hold_up_nobody() {
     let options = at(&server.url(0));
     let queue = connect(&options).await;
     let base = format!("{{{}}}", options.prefix);
-    let slot = now();
+    let begin = now();
+    let slot = begin.as_millis();
     // Of a newer version, of nobody's, with other fields; and the same among results.
-    for (id, fields) in [("1-77", "p \x02rest"), ("2-78", "p x"), ("3-79", "a b c d")] {
-        let id = id.replace('-', &format!("{}-", slot.as_millis()));
-        say(&server, &format!("XADD {base}:s:local:0 {id} {fields}"));
+    for number in [77, 78, 79] {
+        let kind = Kind::Scheduled as u8;
+        let newer = format!("struct.pack('>BI8I4I8I8B', 9, 0, 1000, {slot}, {number}, {kind}) .. 'rest'");
+        say(&server, &format!("EVAL \"return redis.call('XADD', KEYS[1], '*', 'p', {newer})\" 1 {base}:s:local"));
     }
-    say(&server, &format!("XADD {base}:x:local * p garbage"));
-    say(&server, &format!("SADD {base}:ready:local s:local:0 x:local"));
+    for fields in ["p x", "p garbage-that-is-long-enough-to-be-a-head", "a b c d"] {
+        say(&server, &format!("XADD {base}:s:local * {fields}"));
+    }
     for (shard, fields) in [(0, "r garbage"), (1, "r \x02garbage"), (2, "a b")] {
         say(&server, &format!("XADD {base}:r:{shard} * {fields}"));
     }
-    let batch = probes(1..=50, slot);
+    let batch = probes(1..=50, begin);
     queue.enqueue(batch.clone()).await.unwrap();
     let taken = pull(&queue).await;
     assert_eq!(ids(&taken), ids_of(&batch));
@@ -250,7 +253,7 @@ async fn memory_is_bounded_by_what_is_not_done() {
     let round = async |number: u64| {
         let mut batch = probes(1..=500, clock.now());
         batch.iter_mut().filter(|probe| probe.id.service.get() % 50 == 0).for_each(|probe| {
-            probe.id.kind = healthmon_core::probe::Kind::Edge;
+            probe.id.kind = Kind::Edge;
         });
         assert_eq!(queue.enqueue(batch).await.unwrap().accepted, 500, "round {number}");
         let taken = pull(&queue).await;
@@ -269,8 +272,18 @@ async fn memory_is_bounded_by_what_is_not_done() {
     assert_eq!(entries(":r:"), 0, "results that are recorded are gone");
     clock.advance(Duration::from_secs(120));
     until("probes that are done are forgotten", async || (entries(":s:local") == 0).then_some(())).await;
+    // For a minute their names are known. Here sixty rounds, of which each has names of its own, are
+    // within that minute.
     let late = used();
-    assert!(late < early * 2, "{early} B after six rounds, {late} B after sixty");
+    let names = 54 * 500 * 100;
+    assert!(late < early * 2 + names, "{early} B after six rounds, {late} B after sixty");
+    let known = say(
+        &server,
+        "EVAL \"local n = 0 for _, k in ipairs(redis.call('KEYS', '*:seen:*')) do \
+         local ttl = redis.call('TTL', k) if ttl < 1 or ttl > 65 then return k end n = n + 1 end return n\" 0",
+    );
+    let known: u32 = known.trim().trim_start_matches(':').parse().unwrap_or_else(|_| panic!("{known} stays for ever"));
+    assert!(known > 0);
 }
 
 #[tokio::test]

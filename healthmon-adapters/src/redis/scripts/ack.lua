@@ -1,14 +1,14 @@
 -- Forgets results that are recorded.
 --
--- KEYS[1] the prefix. ARGV: the recorder, then of each part: shard, 'upto' or 'only', how many ids, the ids.
--- 'upto' forgets everything before the id, and only for the shard's owner: it was given all of it.
+-- KEYS[1] the prefix. ARGV: the recorder, then of each part: stream, 'upto' or 'only', how many ids, the ids.
+-- 'upto' forgets everything before the id, and only for the stream's owner: it was given all of it.
 -- 'only' forgets these ids, for anybody: rare, of acknowledgements out of order or by another node.
 local base, call, at, gone = KEYS[1], redis.call, 2, 0
 while at <= #ARGV do
-  local shard, how, ids = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
-  local key = base .. ':r:' .. shard
+  local stream, how, ids = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+  local key = base .. ':r:' .. stream
   if how == 'upto' then
-    if call('HGET', base .. ':owners', shard) == ARGV[1] then
+    if call('HGET', base .. ':owners', stream) == ARGV[1] then
       gone = gone + call('XTRIM', key, 'MINID', ARGV[at + 3])
     end
   else

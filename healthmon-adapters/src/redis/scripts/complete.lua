@@ -1,7 +1,7 @@
 -- Stores results, then acknowledges their probes.
 --
--- KEYS[1] the prefix. ARGV: poisonous payloads (kept, the newest thousand) and each of them, shards
--- with results, of each its number, how many, and each; then, until the end, streams with probes
+-- KEYS[1] the prefix. ARGV: poisonous payloads (kept, the newest thousand) and each of them, streams
+-- with results, of each its number, how many, and each; then, until the end, regions with probes
 -- that are done: its name, how many, and their ids.
 local base, call, at = KEYS[1], redis.call, 1
 local function arg()
@@ -14,9 +14,9 @@ for _ = 1, tonumber(arg()) do
 end
 local stored, news = 0, {}
 for _ = 1, tonumber(arg()) do
-  local shard, results = arg(), tonumber(arg())
-  local key = base .. ':r:' .. shard
-  news[#news + 1] = shard
+  local stream, results = arg(), tonumber(arg())
+  local key = base .. ':r:' .. stream
+  news[#news + 1] = stream
   for i = at, at + results - 1 do
     call('XADD', key, '*', 'r', ARGV[i])
   end
@@ -32,7 +32,7 @@ if stored > 0 then
 end
 local done, last = 0, #ARGV
 while at <= last do
-  local key, probes = base .. ':' .. arg(), tonumber(arg())
+  local key, probes = base .. ':s:' .. arg(), tonumber(arg())
   -- What Lua unpacks at once is limited.
   while probes > 0 do
     local some = math.min(probes, 1000)

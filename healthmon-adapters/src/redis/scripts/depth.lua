@@ -1,10 +1,10 @@
 -- How full the queue is. Sets right what is counted where it can be known.
 --
--- KEYS[1] the prefix. ARGV: shards.
+-- KEYS[1] the prefix. ARGV: streams of results.
 -- Answers {waiting, in flight, results, slot of the oldest waiting probe in ms, time of the oldest
 -- result in ms, the server's time in ms}; '' for what there is not.
 local base, call, pcall = KEYS[1], redis.call, redis.pcall
-local shards, flight, back, idle, oldest = tonumber(ARGV[1]), 0, 0, true, nil
+local streams, flight, back, idle, oldest = tonumber(ARGV[1]), 0, 0, true, nil
 
 local function delivered(key)
   local groups = pcall('XINFO', 'GROUPS', key)
@@ -17,28 +17,23 @@ local function delivered(key)
 end
 
 for _, region in ipairs(call('SMEMBERS', base .. ':regions')) do
-  local ready = base .. ':ready:' .. region
+  local key = base .. ':s:' .. region
   back = back + call('SCARD', base .. ':retry:' .. region)
-  for shard = 0, shards do
-    local stream = shard == shards and 'x:' .. region or 's:' .. region .. ':' .. shard
-    local key = base .. ':' .. stream
-    local pending = pcall('XPENDING', key, 'w')
-    if not pending.err then flight = flight + pending[1] end
-    if call('SISMEMBER', ready, stream) == 1 then
-      for _, entry in ipairs(call('XRANGE', key, '(' .. delivered(key), '+', 'COUNT', shard == shards and 100 or 1)) do
-        idle = false
-        local payload = entry[2][2]
-        if type(payload) == 'string' and #payload >= 30 then
-          local slot = struct.unpack('>i8', payload, 10)
-          if not oldest or slot < oldest then oldest = slot end
-        end
-      end
+  local pending = pcall('XPENDING', key, 'w')
+  if not pending.err then flight = flight + pending[1] end
+  -- They lie nearly in the order of their slots.
+  for _, entry in ipairs(call('XRANGE', key, '(' .. delivered(key), '+', 'COUNT', 100)) do
+    idle = false
+    local payload = entry[2][2]
+    if type(payload) == 'string' and #payload >= 30 then
+      local slot = struct.unpack('>i8', payload, 14)
+      if not oldest or slot < oldest then oldest = slot end
     end
   end
 end
 local results, first = 0, nil
-for shard = 0, shards - 1 do
-  local key = base .. ':r:' .. shard
+for stream = 0, streams - 1 do
+  local key = base .. ':r:' .. stream
   local length = call('XLEN', key)
   if length > 0 then
     results = results + length

@@ -1,10 +1,9 @@
--- Puts probes on their streams: all of a call, or none when it would not fit.
+-- Puts probes on their regions' streams: all of a call, or none when it would not fit.
 --
--- KEYS[1] the prefix. ARGV: capacity, probes in all, claims, then (shard, epoch) of each claim,
--- then groups until the end: region, stream ('' for the extra one), claim (0 for none), probes,
--- and of each probe its id and its payload. A probe of the extra stream has its dedup name for id.
-local base, at = KEYS[1], 1
-local call = redis.call
+-- KEYS[1] the prefix. ARGV: capacity, probes in all, claims, then (shard, epoch) of each claim, then
+-- groups until the end: region, bucket of slots, probes (1,000 at most), and of each probe its claim (0
+-- for none) and its payload.
+local base, at, call = KEYS[1], 1, redis.call
 local function arg()
   at = at + 1
   return ARGV[at - 1]
@@ -22,72 +21,64 @@ local function older(a, b)
   if #a ~= #b then return #a < #b end
   return a < b
 end
-local stale, seen = {}, {}
-for claim = 1, claims do
-  local shard, epoch = arg(), arg()
-  local newest = call('HGET', base .. ':epochs', shard)
-  if not newest or older(newest, epoch) then
-    call('HSET', base .. ':epochs', shard, epoch)
-  end
-  seen[claim] = { shard, epoch }
-end
-for claim, of in ipairs(seen) do
-  stale[claim] = older(of[2], call('HGET', base .. ':epochs', of[1]))
-end
-
-local accepted, fenced = 0, 0
-
--- The extra stream: ids are Redis's own, repeats are known by name until well after their start-by.
-local function extra(region, name, payload)
-  local forget = math.floor(struct.unpack('>i8', payload, 2) / 1000) + 60000
-  if call('ZADD', base .. ':seen:' .. region, 'NX', forget, name) == 0 then
-    return false
-  end
-  call('XADD', base .. ':x:' .. region, '*', 'p', payload)
-  return true
-end
-
-local last, ready, failed = #ARGV, {}, nil
-while at <= last and not failed do
-  local region, stream, claim, probes = arg(), arg(), tonumber(arg()), tonumber(arg())
-  local added, added_extra = 0, 0
-  if stale[claim] then
-    fenced = fenced + probes
-    at = at + 2 * probes
-  elseif stream == '' then
-    for _ = 1, probes do
-      if extra(region, arg(), arg()) then added_extra = added_extra + 1 end
+local stale, any = {}, false
+for from = 1, claims, 1000 do
+  local shards, epochs, newest, risen = {}, {}, {}, {}
+  for claim = 1, math.min(1000, claims - from + 1) do shards[claim], epochs[claim] = arg(), arg() end
+  local known = call('HMGET', base .. ':epochs', unpack(shards))
+  for claim, shard in ipairs(shards) do
+    local before = newest[shard] or known[claim]
+    if before and not older(before, epochs[claim]) then
+      newest[shard] = before
+    else
+      newest[shard], risen[shard] = epochs[claim], true
     end
-  else
-    local key = base .. ':s:' .. region .. ':' .. stream
-    for i = at, at + 2 * probes - 2, 2 do
-      local id = ARGV[i]
-      local answer = redis.pcall('XADD', key, id, 'p', ARGV[i + 1])
-      if type(answer) ~= 'table' then
-        added = added + 1
-      elseif not string.find(answer.err, 'equal or smaller', 1, true) then
-        -- Nothing we know of. What is in stays in, and is a repeat when the caller tries again.
-        failed = answer
-        break
-      elseif #call('XRANGE', key, id, id) == 0 and extra(region, id .. '-0', ARGV[i + 1]) then
-        -- Later slots of other services came first: it is late, and no repeat.
-        added_extra = added_extra + 1
+  end
+  for shard in pairs(risen) do call('HSET', base .. ':epochs', shard, newest[shard]) end
+  for claim, shard in ipairs(shards) do
+    if older(epochs[claim], newest[shard]) then stale[tostring(from + claim - 1)], any = true, true end
+  end
+end
+
+local accepted, fenced, last, failed, news = 0, 0, #ARGV, nil, {}
+while at <= last and not failed do
+  local region, bucket, probes = arg(), arg(), tonumber(arg())
+  local names, payloads = {}, {}
+  for i = at, at + 2 * probes - 2, 2 do
+    if any and stale[ARGV[i]] then
+      fenced = fenced + 1
+    else
+      payloads[#payloads + 1] = ARGV[i + 1]
+      -- Slot, service and kind, as they lie in the payload.
+      names[#names + 1] = string.sub(ARGV[i + 1], 14, 30)
+    end
+  end
+  at = at + 2 * probes
+  if #names > 0 then
+    local key, seen = base .. ':s:' .. region, base .. ':seen:' .. region .. ':' .. bucket
+    local fresh, here = {}, {}
+    for i, known in ipairs(call('SMISMEMBER', seen, unpack(names))) do
+      local name = names[i]
+      if known == 0 and not here[name] then
+        local added = redis.pcall('XADD', key, '*', 'p', payloads[i])
+        if type(added) == 'table' then
+          -- Nothing we know of. What is in stays in, and is a repeat when the caller tries again.
+          failed = added
+          break
+        end
+        here[name] = true
+        fresh[#fresh + 1] = name
       end
     end
-    at = at + 2 * probes
-  end
-  if added + added_extra > 0 then
-    local marks = ready[region] or {}
-    ready[region] = marks
-    if added > 0 then marks[#marks + 1] = 's:' .. region .. ':' .. stream end
-    if added_extra > 0 then marks[#marks + 1] = 'x:' .. region end
-    accepted = accepted + added + added_extra
+    if #fresh > 0 then
+      call('SADD', seen, unpack(fresh))
+      call('EXPIRE', seen, 65)
+      accepted = accepted + #fresh
+      news[region] = true
+    end
   end
 end
-for region, marks in pairs(ready) do
-  for from = 1, #marks, 1000 do
-    call('SADD', base .. ':ready:' .. region, unpack(marks, from, math.min(from + 999, #marks)))
-  end
+for region in pairs(news) do
   call('SADD', base .. ':regions', region)
   if call('DEL', base .. ':idle:p:' .. region) == 1 then
     call('PUBLISH', base .. ':wake', 'p:' .. region)

@@ -1,4 +1,4 @@
--- Gives up a recorder's shards.
+-- Gives up a recorder's streams.
 --
 -- KEYS[1] the prefix. ARGV: the recorder.
 local base, call = KEYS[1], redis.call

@@ -1,12 +1,12 @@
--- Hands results to a recorder, of the shards that are its own.
+-- Hands results to a recorder, of the streams that are its own.
 --
--- KEYS[1] the prefix. ARGV: the recorder, its lease in ms, shards, how many results at most, for how
--- many ms it waits for news when it was given fewer (0: it does not), the shard to begin with, 1 to
--- look into every shard of its own rather than those marked to have news, then of each shard of which
+-- KEYS[1] the prefix. ARGV: the recorder, its lease in ms, streams, how many results at most, for how
+-- many ms it waits for news when it was given fewer (0: it does not), the stream to begin with, 1 to
+-- look into every stream of its own rather than those marked to have news, then of each stream of which
 -- it holds unacknowledged results: its number, and the last id it was given.
--- Answers {shards of those that it has lost, or has anew; {shard, entries} ...}.
+-- Answers {streams of those that it has lost, or has anew; {stream, entries} ...}.
 local base, call = KEYS[1], redis.call
-local me, lease, shards, left = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local me, lease, streams, left = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle, first, every = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local recorders, owners = base .. ':recorders', base .. ':owners'
 
@@ -27,11 +27,11 @@ local held = {}
 for i = 8, #ARGV, 2 do held[tonumber(ARGV[i])] = ARGV[i + 1] end
 
 -- Its share; what nobody has is taken up to that.
-local share, mine, own, look = math.ceil(shards / lively), 0, {}, {}
-for shard = 0, shards - 1 do
-  if owner[shard] == me then
-    own[shard] = true
-    look[shard] = every
+local share, mine, own, look = math.ceil(streams / lively), 0, {}, {}
+for stream = 0, streams - 1 do
+  if owner[stream] == me then
+    own[stream] = true
+    look[stream] = every
     mine = mine + 1
   end
 end
@@ -42,23 +42,23 @@ for i = 8, #ARGV, 2 do
     held[tonumber(ARGV[i])] = nil
   end
 end
-for n = 0, shards - 1 do
+for n = 0, streams - 1 do
   if mine >= share then break end
-  local shard = (first + n) % shards
-  if not own[shard] and not live[owner[shard] or ''] then
-    call('HSET', owners, shard, me)
-    own[shard], look[shard] = true, true
+  local stream = (first + n) % streams
+  if not own[stream] and not live[owner[stream] or ''] then
+    call('HSET', owners, stream, me)
+    own[stream], look[stream] = true, true
     mine = mine + 1
   end
 end
--- What is beyond its share it gives up, of shards of which it holds nothing: empty ones first.
+-- What is beyond its share it gives up, of streams of which it holds nothing: empty ones first.
 if mine > share then
   for _, any in ipairs({ false, true }) do
-    for shard = 0, shards - 1 do
+    for stream = 0, streams - 1 do
       if mine <= share then break end
-      if own[shard] and not held[shard] and (any or call('XLEN', base .. ':r:' .. shard) == 0) then
-        call('HDEL', owners, shard)
-        own[shard] = nil
+      if own[stream] and not held[stream] and (any or call('XLEN', base .. ':r:' .. stream) == 0) then
+        call('HDEL', owners, stream)
+        own[stream] = nil
         mine = mine - 1
       end
     end
@@ -66,20 +66,20 @@ if mine > share then
 end
 
 local news = base .. ':news'
-for _, shard in ipairs(call('SMEMBERS', news)) do look[tonumber(shard)] = true end
+for _, stream in ipairs(call('SMEMBERS', news)) do look[tonumber(stream)] = true end
 local out, read, unread = { lost }, {}, {}
-for n = 0, shards - 1 do
-  local shard = (first + n) % shards
-  if own[shard] and look[shard] then
+for n = 0, streams - 1 do
+  local stream = (first + n) % streams
+  if own[stream] and look[stream] then
     local entries = {}
     if left > 0 then
-      local from = held[shard] and '(' .. held[shard] or '-'
-      entries = call('XRANGE', base .. ':r:' .. shard, from, '+', 'COUNT', left)
-      if #entries > 0 then out[#out + 1] = { shard, entries } end
+      local from = held[stream] and '(' .. held[stream] or '-'
+      entries = call('XRANGE', base .. ':r:' .. stream, from, '+', 'COUNT', left)
+      if #entries > 0 then out[#out + 1] = { stream, entries } end
     end
-    -- The mark goes when all was read; whoever has the shard next looks without it.
+    -- The mark goes when all was read; whoever has the stream next looks without it.
     local marks = #entries < left and read or unread
-    marks[#marks + 1] = shard
+    marks[#marks + 1] = stream
     left = left - #entries
   end
 end
