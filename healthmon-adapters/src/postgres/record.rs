@@ -22,7 +22,7 @@ use super::{
     regions::Numbers,
     results::ResultColumns,
     rows,
-    states::{Kept, Locked, LockedState, StateColumns, look_at, services},
+    states::{Kept, Opened, ReadState, StateColumns, Version, look_at, services},
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -32,11 +32,16 @@ type Batch = BTreeMap<ServiceId, BTreeMap<ResultKey, ProbeResult>>;
 /// A result's key as the database has it, and the number that it has if it voted.
 type Stored = HashMap<Place, Option<Applied>>;
 
+/// How often it is tried without locks, before it is done with them.
+const LOOKS: usize = 2;
+
 /// What a transaction is about to write.
 #[derive(Default)]
 struct Draft {
     results: ResultColumns,
     states: StateColumns,
+    /// Of the states, if they are not locked.
+    versions: Option<Vec<Version>>,
     entries: Vec<LogEntry>,
     /// Results that are there already and voted: their entries are looked for.
     repeated: Vec<(ServiceId, Applied)>,
@@ -46,34 +51,54 @@ struct Draft {
 impl PostgresResultStore {
     pub(super) async fn record_now(&self, results: Vec<ProbeResult>) -> Result<Recorded> {
         let (mut batch, repeated) = sorted(results);
-        let mut draft = Draft { recorded: Recorded { repeated, ..Recorded::default() }, ..Draft::default() };
-        self.prepare(&mut batch, &mut draft.recorded).await?;
+        let mut recorded = Recorded { repeated, ..Recorded::default() };
+        self.prepare(&mut batch, &mut recorded).await?;
         if batch.is_empty() {
-            return Ok(draft.recorded);
+            return Ok(recorded);
         }
         let ids: Vec<i64> = batch.keys().map(|id| id.as_i64()).collect();
-        let mut locked = self.lock(&ids).await?;
+        // A shard's results come to one recorder, so that hardly ever anybody changes a state meanwhile.
+        for _ in 0..LOOKS {
+            let opened = self.look(&ids).await?;
+            if let Some(recorded) = self.write(opened, batch.clone(), recorded.clone()).await? {
+                return Ok(recorded);
+            }
+        }
+        let opened = self.lock(&ids).await?;
+        self.write(opened, batch, recorded).await?.ok_or_else(outdated)
+    }
+
+    /// Folds the batch into the states and writes what comes of it; or nothing, if somebody else has
+    /// changed one of them since it was read.
+    async fn write(&self, mut opened: Opened, batch: Batch, recorded: Recorded) -> Result<Option<Recorded>> {
+        let mut draft = Draft { recorded, ..Draft::default() };
         // One look at the numbers for all that follows: another server may take over meanwhile, and its
         // numbers may be others.
         let regions = self.regions.of(batch.values().flat_map(BTreeMap::keys)).ok_or_else(outdated)?;
-        let stored = stored(&mut locked, &batch, &regions).await?;
+        let stored = stored(&mut opened, &batch, &regions).await?;
         for (id, results) in batch {
-            match opened(locked.states.remove(&id))? {
-                Ok((state, kept)) => fold(
-                    id,
-                    state,
-                    kept,
-                    results,
-                    &Known { regions: &regions, stored: &stored },
-                    locked.now,
-                    &mut draft,
-                )?,
+            match read(opened.states.remove(&id))? {
+                Ok(read) => {
+                    let known = Known { regions: &regions, stored: &stored };
+                    fold(id, read, results, &known, opened.now, &mut draft)?;
+                }
                 Err(why) => draft.recorded.set_aside.extend(results.into_values().map(|result| (result.id, why))),
             }
         }
-        let Draft { results, states, mut entries, repeated, mut recorded } = draft;
-        let late = self.rollups.late(results.places(), locked.now);
-        let tx = &mut locked.tx;
+        let Draft { results, states, versions, mut entries, repeated, mut recorded } = draft;
+        let late = self.rollups.late(results.places(), opened.now);
+        let tx = &mut opened.tx;
+        // First of all, so that results go in only if their states are what they were judged by. It
+        // locks them, in order of id.
+        match versions {
+            None => states.update(&mut *tx).await?,
+            Some(versions) => {
+                if !states.update_unchanged(versions, &mut *tx).await? {
+                    opened.tx.rollback().await.map_err(from_sqlx)?;
+                    return Ok(None);
+                }
+            }
+        }
         match results.insert(&mut *tx).await {
             Err(error) if is_without_partition(&error) => {
                 // Another node keeps results for less time.
@@ -83,16 +108,15 @@ impl PostgresResultStore {
             done => done.map_err(from_sqlx)?,
         }
         late.insert(&mut *tx).await?;
-        states.update(&mut *tx).await?;
         name(tx, &mut entries).await?;
         append(tx, &mut entries).await?;
         entries.append(&mut entries_of(tx, &repeated).await?);
-        locked.tx.commit().await.map_err(from_sqlx)?;
+        opened.tx.commit().await.map_err(from_sqlx)?;
         entries.sort_by_key(|entry| entry.seq);
         entries.dedup_by_key(|entry| entry.seq);
         self.head.saw(&entries);
         recorded.entries = entries;
-        Ok(recorded)
+        Ok(Some(recorded))
     }
 
     /// Sets aside what is out of time, and sees to it that the rest has regions' numbers and partitions.
@@ -139,10 +163,10 @@ fn place(id: &ProbeId, regions: &Numbers) -> Option<Place> {
 
 /// Which of these results are stored already. Only at or before the newest slot of its service
 /// can one be, so that most need no look.
-async fn stored(locked: &mut Locked, batch: &Batch, numbers: &Numbers) -> Result<Stored> {
+async fn stored(opened: &mut Opened, batch: &Batch, numbers: &Numbers) -> Result<Stored> {
     let (mut services, mut slots, mut regions, mut kinds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for result in batch.values().flat_map(BTreeMap::values) {
-        let through = locked.states.get(&result.id.service).map_or(i64::MIN, |state| state.kept.stored_through);
+        let through = opened.states.get(&result.id.service).map_or(i64::MIN, |state| state.kept.stored_through);
         if let Some(place) = place(&result.id, numbers).filter(|place| place.1 <= through) {
             services.push(place.0);
             slots.push(place.1);
@@ -162,7 +186,7 @@ async fn stored(locked: &mut Locked, batch: &Batch, numbers: &Numbers) -> Result
     .bind(slots)
     .bind(regions)
     .bind(kinds)
-    .fetch_all(&mut *locked.tx)
+    .fetch_all(&mut *opened.tx)
     .await
     .map_err(from_sqlx)?;
     let stored = read.iter().map(|row| {
@@ -175,13 +199,13 @@ async fn stored(locked: &mut Locked, batch: &Batch, numbers: &Numbers) -> Result
 /// Sorts out what is stored already, and folds the rest into the service's state.
 fn fold(
     id: ServiceId,
-    mut state: State<Thresholds>,
-    mut kept: Kept,
+    read: Read,
     results: BTreeMap<ResultKey, ProbeResult>,
     known: &Known<'_>,
     now: Timestamp,
     draft: &mut Draft,
 ) -> Result<()> {
+    let Read { mut state, mut kept, version } = read;
     let mut fresh = Vec::with_capacity(results.len());
     for result in results.into_values() {
         match place(&result.id, known.regions).and_then(|place| known.stored.get(&place)) {
@@ -211,17 +235,27 @@ fn fold(
     }
     draft.entries.append(&mut folded.entries);
     draft.states.push(id, &state, &kept);
+    if let Some(version) = version {
+        draft.versions.get_or_insert_default().push(version);
+    }
     Ok(())
 }
 
-/// The state that a locked row holds, or why nothing can be recorded for its service.
-fn opened(row: Option<LockedState>) -> Result<std::result::Result<(State<Thresholds>, Kept), SetAside>> {
-    let Some(row) = row else { return Ok(Err(SetAside::NoService)) };
+/// A state that results can be folded into.
+struct Read {
+    state: State<Thresholds>,
+    kept: Kept,
+    version: Option<Version>,
+}
+
+/// The state that a row holds, or why nothing can be recorded for its service.
+fn read(row: Option<ReadState>) -> Result<std::result::Result<Read, SetAside>> {
+    let Some(ReadState { snapshot, kept, version }) = row else { return Ok(Err(SetAside::NoService)) };
     // One damaged row must not hold up the others.
-    Ok(match unless_bad(rows::state(&row.snapshot))? {
+    Ok(match unless_bad(rows::state(&snapshot))? {
         None => Err(SetAside::Refused),
         Some(state) if state.activity() == Activity::Deleted => Err(SetAside::NoService),
-        Some(state) => Ok((state, row.kept)),
+        Some(state) => Ok(Read { state, kept, version }),
     })
 }
 

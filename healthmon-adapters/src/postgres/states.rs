@@ -11,7 +11,11 @@ use healthmon_core::{
     service::{Activity, Service},
     time::Timestamp,
 };
-use sqlx::{PgConnection, Postgres, Row, Transaction, postgres::PgRow};
+use sqlx::{
+    PgConnection, Postgres, Row, Transaction,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 
 use super::{
     PostgresResultStore,
@@ -43,18 +47,27 @@ impl Kept {
     }
 }
 
-/// A row of `states` that is locked.
-pub(super) struct LockedState {
+/// A row of `states` as a transaction has read it.
+pub(super) struct ReadState {
     pub(super) snapshot: Vec<u8>,
     pub(super) kept: Kept,
+    /// Of one that is not locked.
+    pub(super) version: Option<Version>,
 }
 
-/// What a transaction holds locked.
-pub(super) struct Locked {
+/// Tells whether a row is the one that was read: where it lies, and which transaction wrote it.
+#[derive(Debug, Clone)]
+pub(super) struct Version {
+    place: String,
+    writer: String,
+}
+
+/// States that a transaction has read, and has locked or not.
+pub(super) struct Opened {
     pub(super) tx: Transaction<'static, Postgres>,
-    /// The server's time once everything was locked.
+    /// The server's time once everything was locked, or before anything was read.
     pub(super) now: Timestamp,
-    pub(super) states: BTreeMap<ServiceId, LockedState>,
+    pub(super) states: BTreeMap<ServiceId, ReadState>,
 }
 
 /// A service whose state is locked.
@@ -92,13 +105,29 @@ const LOCK: &str = "WITH l AS MATERIALIZED (SELECT * FROM states WHERE service_i
          l.maintenance_until, l.stored_through, l.patience, l.look_at, l.snapshot \
      FROM (VALUES (1)) one LEFT JOIN l ON true";
 
+/// A lock on a row is written to it and to the log of writes, which costs as much as the row's update.
+const LOOK: &str = "SELECT (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), (SELECT lineage()), \
+         l.service_id, l.since, l.maintenance_until, l.stored_through, l.patience, l.look_at, l.snapshot, \
+         l.ctid::text, l.xmin::text \
+     FROM (VALUES (1)) one LEFT JOIN states l ON l.service_id = ANY($1)";
+
 impl PostgresResultStore {
     /// Begins a transaction and locks the states of these services: all writers lock states by id,
     /// and then the head, so that none of them waits for another in a circle.
-    pub(super) async fn lock(&self, ids: &[i64]) -> Result<Locked> {
+    pub(super) async fn lock(&self, ids: &[i64]) -> Result<Opened> {
+        self.open(LOCK, ids).await
+    }
+
+    /// Begins a transaction and reads the states of these services without locking them: what is
+    /// made of them is written with [`StateColumns::update_unchanged`].
+    pub(super) async fn look(&self, ids: &[i64]) -> Result<Opened> {
+        self.open(LOOK, ids).await
+    }
+
+    async fn open(&self, statement: &'static str, ids: &[i64]) -> Result<Opened> {
         loop {
             let mut tx = self.postgres.begin().await?;
-            let read = sql(LOCK).bind(ids).fetch_all(&mut *tx).await.map_err(from_sqlx)?;
+            let read = sql(statement).bind(ids).fetch_all(&mut *tx).await.map_err(from_sqlx)?;
             let lineage: &str = read.first().map_or(Ok(""), |row| row.try_get(1)).map_err(from_sqlx)?;
             if self.head.stands_on(lineage) == Lineage::Other {
                 tx.rollback().await.map_err(from_sqlx)?;
@@ -109,15 +138,15 @@ impl PostgresResultStore {
             for row in &read {
                 now = now.max(Timestamp::from_micros(row.try_get(0).map_err(from_sqlx)?));
                 if let Some(id) = row.try_get::<Option<i64>, _>(2).map_err(from_sqlx)? {
-                    states.insert(rows::service_id(id)?, locked_state(row).map_err(from_sqlx)?);
+                    states.insert(rows::service_id(id)?, read_state(row).map_err(from_sqlx)?);
                 }
             }
-            return Ok(Locked { tx, now, states });
+            return Ok(Opened { tx, now, states });
         }
     }
 }
 
-fn locked_state(row: &PgRow) -> sqlx::Result<LockedState> {
+fn read_state(row: &PgRow) -> sqlx::Result<ReadState> {
     let kept = Kept {
         since: Timestamp::from_micros(row.try_get(3)?),
         maintenance_until: row.try_get::<Option<i64>, _>(4)?.map(Timestamp::from_micros),
@@ -125,7 +154,8 @@ fn locked_state(row: &PgRow) -> sqlx::Result<LockedState> {
         patience: row.try_get(6)?,
         look_at: row.try_get(7)?,
     };
-    Ok(LockedState { snapshot: row.try_get(8)?, kept })
+    let version = if row.len() > 9 { Some(Version { place: row.try_get(9)?, writer: row.try_get(10)? }) } else { None };
+    Ok(ReadState { snapshot: row.try_get(8)?, kept, version })
 }
 
 /// Reads the services whose states are locked. In a statement of its own: the one that locks sees
@@ -137,7 +167,7 @@ pub(super) async fn services(tx: &mut PgConnection, ids: &[i64]) -> Result<Vec<R
 }
 
 /// What is locked, with the services; those that cannot be understood are left out, loudly.
-pub(super) async fn held(locked: &mut Locked) -> Result<Vec<Held>> {
+pub(super) async fn held(locked: &mut Opened) -> Result<Vec<Held>> {
     let ids: Vec<i64> = locked.states.keys().map(|id| id.as_i64()).collect();
     let mut held = Vec::with_capacity(ids.len());
     for service in services(&mut locked.tx, &ids).await? {
@@ -147,6 +177,27 @@ pub(super) async fn held(locked: &mut Locked) -> Result<Vec<Held>> {
         held.push(Held { service, state, kept: found.kept });
     }
     Ok(held)
+}
+
+/// One look for each row: where a batch is more than a hundredth of all services, the planner would
+/// read the whole table instead, at twice the cost.
+const LOOK_UP: &str = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+
+macro_rules! update {
+    ($parameters:literal, $columns:literal, $which:literal) => {
+        concat!(
+            "UPDATE states t SET since = u.since, maintenance_until = u.maintenance_until, \
+             stored_through = u.stored_through, patience = u.patience, look_at = u.look_at, overlays = u.overlays, \
+             announced = u.announced, snapshot = u.snapshot FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], \
+             $4::bigint[], $5::bigint[], $6::bigint[], $7::smallint[], $8::text[], $9::bytea[]",
+            $parameters,
+            ") AS u (service_id, since, maintenance_until, stored_through, patience, look_at, overlays, announced, \
+             snapshot",
+            $columns,
+            ") ",
+            $which
+        )
+    };
 }
 
 /// The columns of `states` apart, for `UNNEST`.
@@ -184,20 +235,31 @@ impl StateColumns {
 
     /// Writes these rows, which are there and locked.
     pub(super) async fn update(self, tx: &mut PgConnection) -> Result<()> {
-        const UPDATE: &str = "UPDATE states t SET since = u.since, maintenance_until = u.maintenance_until, \
-             stored_through = u.stored_through, patience = u.patience, look_at = u.look_at, overlays = u.overlays, \
-             announced = u.announced, snapshot = u.snapshot FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], \
-             $4::bigint[], $5::bigint[], $6::bigint[], $7::smallint[], $8::text[], $9::bytea[]) \
-             AS u (service_id, since, maintenance_until, stored_through, patience, look_at, overlays, announced, snapshot) \
-             WHERE t.service_id = u.service_id";
-        /// One look into the index for each: where a batch is more than a hundredth of all services,
-        /// the planner would read the whole table instead, at twice the cost.
-        const LOOK_UP: &str = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+        const UPDATE: &str = update!("", "", "WHERE t.service_id = u.service_id");
         if self.id.is_empty() {
             return Ok(());
         }
         sqlx::raw_sql(LOOK_UP).execute(&mut *tx).await.map_err(from_sqlx)?;
-        self.run(UPDATE, tx).await.map(drop)
+        self.bind_to(sql(UPDATE)).execute(tx).await.map(drop).map_err(from_sqlx)
+    }
+
+    /// Writes these rows, in order of id, if all of them are still as they were read. If not, says so,
+    /// and the transaction must come to nothing.
+    pub(super) async fn update_unchanged(self, versions: Vec<Version>, tx: &mut PgConnection) -> Result<bool> {
+        const UPDATE: &str = update!(
+            ", $10::text[], $11::text[]",
+            ", place, writer",
+            // The place is quick to find; the writer tells whether it is the same row that lies there.
+            "WHERE t.ctid = u.place::tid AND t.xmin = u.writer::xid AND t.service_id = u.service_id"
+        );
+        if self.id.is_empty() {
+            return Ok(true);
+        }
+        let count = self.id.len() as u64;
+        let (places, writers): (Vec<_>, Vec<_>) = versions.into_iter().map(|read| (read.place, read.writer)).unzip();
+        sqlx::raw_sql(LOOK_UP).execute(&mut *tx).await.map_err(from_sqlx)?;
+        let update = self.bind_to(sql(UPDATE)).bind(places).bind(writers);
+        Ok(update.execute(tx).await.map_err(from_sqlx)?.rows_affected() == count)
     }
 
     /// Writes these rows, as far as there are none. Says how many that were.
@@ -205,14 +267,15 @@ impl StateColumns {
         const INSERT: &str = "INSERT INTO states (service_id, since, maintenance_until, stored_through, patience, look_at, \
              overlays, announced, snapshot) SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], \
              $4::bigint[], $5::bigint[], $6::bigint[], $7::smallint[], $8::text[], $9::bytea[]) ON CONFLICT DO NOTHING";
-        self.run(INSERT, tx).await
-    }
-
-    async fn run(self, statement: &'static str, tx: &mut PgConnection) -> Result<u64> {
         if self.id.is_empty() {
             return Ok(0);
         }
-        let done = sql(statement)
+        Ok(self.bind_to(sql(INSERT)).execute(tx).await.map_err(from_sqlx)?.rows_affected())
+    }
+
+    /// Binds them as the parameters 1 to 9, in the order of the fields.
+    fn bind_to(self, query: Query<'_, Postgres, PgArguments>) -> Query<'_, Postgres, PgArguments> {
+        query
             .bind(self.id)
             .bind(self.since)
             .bind(self.maintenance_until)
@@ -222,9 +285,5 @@ impl StateColumns {
             .bind(self.overlays)
             .bind(self.announced)
             .bind(self.snapshot)
-            .execute(tx)
-            .await
-            .map_err(from_sqlx)?;
-        Ok(done.rows_affected())
     }
 }

@@ -193,3 +193,34 @@ async fn no_password_is_shown() {
         assert!(!shown.contains("hunter2"), "{shown}");
     }
 }
+
+#[tokio::test]
+async fn a_state_that_changed_since_it_was_read_is_read_again() {
+    let database = Database::new().await;
+    let store = open(&database.url).await;
+    let service = registered(&store, 1).await;
+    let begin = an_hour_ago(&store).await;
+    let mut other = PgConnection::connect(&database.url).await.expect("connected");
+    let mut watch = PgConnection::connect(&database.url).await.expect("connected");
+    // Once more often than it is tried without locks, and some.
+    for round in 0..4 {
+        let until = i64::MAX - round;
+        let change = format!("BEGIN; UPDATE states SET maintenance_until = {until}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(change)).execute(&mut other).await.expect("changed");
+        let results = batch(&service, begin, 0..(u64::try_from(round).expect("small") + 1) * 10);
+        let (recorded, ()) = tokio::join!(store.record(results), async {
+            // It has read what was there before, and waits for the row.
+            let waits =
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+            while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut watch).await.expect("counted") == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            other.execute("COMMIT").await.expect("committed");
+        });
+        assert_eq!(recorded.expect("recorded").inserted, 10);
+        let kept: i64 =
+            sqlx::query_scalar("SELECT maintenance_until FROM states").fetch_one(&mut watch).await.expect("it");
+        assert_eq!(kept, until, "what another wrote stays");
+    }
+    assert_holds(&store, &service, &batch(&service, begin, 0..40)).await;
+}
