@@ -69,15 +69,15 @@ pub(crate) async fn run(args: &[&str]) {
     let mut connection = PgConnection::connect(args[1]).await.expect("connected");
     prepare(&mut connection).await;
     let now = store.now().await.expect("the time");
-    // Some of the past, so that any number of rounds fits before now.
-    let first = Slot::at(now.before(Duration::from_hours(20)));
+    // So little of the past that nothing is late, and any number of rounds fits before now.
+    let first = Slot::at(now.before(Duration::from_secs(30)));
     println!("ready");
     let (begin, before, mut done, mut round) = (Instant::now(), Usage::now(), 0, 0);
     while begin.elapsed() < seconds {
         let of = |n: u64| {
             let number = round * batch + n;
             // All have a result before any has its next.
-            let slot = first.after(Duration::from_millis(number / services * 1_000));
+            let slot = first.after(Duration::from_millis(number / services * 10));
             (number % services, slot)
         };
         if args[0] == "bare" {

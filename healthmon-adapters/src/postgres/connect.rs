@@ -127,7 +127,8 @@ macro_rules! begin {
     ($more:literal) => {
         concat!(
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '6s'; SET LOCAL statement_timeout = '15s'; \
-             SET LOCAL idle_in_transaction_session_timeout = '4s'",
+             SET LOCAL idle_in_transaction_session_timeout = '4s'; \
+             SET LOCAL jit = off",
             $more
         )
     };
@@ -136,18 +137,18 @@ const BEGIN: &str = begin!("");
 /// A queue's tables are all but empty at one moment and full at the next, so that what the planner
 /// knows of them is wrong. Their indexes are always right, and a scan of them clears them of dead rows.
 const BEGIN_QUEUE: &str =
-    begin!("; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off");
+    begin!("; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off");
 /// The same, for what may be lost in a crash.
 const BEGIN_QUEUE_ASYNC: &str = begin!(
-    "; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; \
+    "; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
      SET LOCAL synchronous_commit = off"
 );
 /// What adds up results goes by their index, a service at a time, however many of them the planner
 /// takes for all.
-const BEGIN_SUMMING: &str = begin!("; SET LOCAL enable_seqscan = off; SET LOCAL jit = off");
-const BEGIN_LOADING: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '110s'";
+const BEGIN_SUMMING: &str = begin!("; SET LOCAL enable_seqscan = off");
+const BEGIN_LOADING: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '110s'; SET LOCAL jit = off";
 const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = '15s'; \
-     SET LOCAL idle_in_transaction_session_timeout = '10s'";
+     SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL jit = off";
 
 /// How long any call takes at most, whatever has become of the server.
 const PATIENCE: Duration = Duration::from_secs(40);
