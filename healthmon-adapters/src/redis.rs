@@ -9,7 +9,7 @@
 //! | `s:<region>` | stream of a region's probes |
 //! | `seen:<region>:<bucket>` | set of the slot, service and kind of its probes, by half-minutes of slots: a repeat is refused |
 //! | `retry:<region>` | which probes are to be handed out again |
-//! | `r:<number>` | streams of results, 16 at most, the spool while the store is away; a shard's are in one |
+//! | `r:<number>` | streams of results, 8 at most, the spool while the store is away; a shard's are in one |
 //! | `news` | which of them may have results that their recorder was not given |
 //! | `owners`, `recorders` | which recorder drains a stream of results, and until when each recorder lives |
 //! | `epochs` | the newest claim seen of each shard |

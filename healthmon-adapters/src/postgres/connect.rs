@@ -136,8 +136,7 @@ macro_rules! begin {
 const BEGIN: &str = begin!("");
 /// A queue's tables are all but empty at one moment and full at the next, so that what the planner
 /// knows of them is wrong. Their indexes are always right, and a scan of them clears them of dead rows.
-const BEGIN_QUEUE: &str =
-    begin!("; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off");
+const BEGIN_QUEUE: &str = begin!("; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off");
 /// The same, for what may be lost in a crash.
 const BEGIN_QUEUE_ASYNC: &str = begin!(
     "; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \

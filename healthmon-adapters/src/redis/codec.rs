@@ -1,9 +1,10 @@
-//! How probes and results lie in Redis.
+//! How probes and results lie in Redis: in bundles, because a call of the server costs by the entry.
 //!
-//! A probe: a head of fixed length, which scripts read too and which is the same in all versions,
-//! then the service as JSON. A result: a byte for the version, then postcard. Payloads of a version
-//! this program does not know are left to nobody: the probe is given up, see
-//! [`probes`](super::probes).
+//! A bundle of probes: how many, the earliest start-by, the longest timeout, the earliest slot, and of
+//! each probe its length and its bytes. A probe: a head of fixed length, then the service as JSON. A
+//! bundle of results: how many, and of each its length and its bytes: one for the version, then
+//! postcard. Scripts read bundles and heads, which are the same in all versions. Payloads of a version
+//! this program does not know are left to nobody: the probe is given up, see [`probes`](super::probes).
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,6 +32,25 @@ const CLAIM: usize = 2 + 8;
 #[error("unreadable: of another version, or not healthmon's")]
 pub(super) struct Unreadable;
 
+/// The most probes in a bundle: as many go to a worker together, and are put back one by one when it
+/// vanishes or has no room for them.
+pub(super) const PROBES: usize = 16;
+/// The most results in a bundle.
+pub(super) const RESULTS: usize = 64;
+/// How long a probe's name is: slot, service and kind, as they lie in its head.
+pub(super) const NAME: usize = 8 + 8 + 1;
+
+/// Adds the name by which scripts know a probe.
+pub(super) fn put_name(id: &ProbeId, out: &mut BytesMut) {
+    out.put_i64(id.slot.as_millis());
+    out.put_u64(id.service.get());
+    out.put_u8(id.kind as u8);
+}
+
+fn timeout_ms(probe: &Probe) -> u32 {
+    u32::try_from(probe.service.settings.timeout.get().as_millis()).unwrap_or(u32::MAX)
+}
+
 /// Writes probes; a service is encoded once for as long as it is the same.
 pub(super) struct Encoder(Services<Bytes>);
 
@@ -39,36 +59,63 @@ impl Encoder {
         Self(Services::new())
     }
 
-    /// Writes `probes` one after the other; returns where each ends.
+    /// Writes these bundles, each of [`PROBES`] at most.
     pub(super) fn encode<'a>(
         &self,
-        probes: impl Iterator<Item = &'a Probe>,
-        out: &mut BytesMut,
-    ) -> Result<Vec<usize>, serde_json::Error> {
+        bundles: impl Iterator<Item = &'a [&'a Probe]>,
+    ) -> Result<Vec<Bytes>, serde_json::Error> {
         let mut kept = self.0.kept();
-        let mut ends = Vec::with_capacity(probes.size_hint().0);
-        for probe in probes {
-            out.put_u8(VERSION);
-            out.put_i64(probe.start_by.as_micros());
-            let timeout = probe.service.settings.timeout.get();
-            out.put_u32(u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX));
-            out.put_i64(probe.id.slot.as_millis());
-            out.put_u64(probe.id.service.get());
-            out.put_u8(probe.id.kind as u8);
-            match probe.claim {
-                None => out.put_u8(0),
-                Some(claim) => {
-                    out.put_u8(1);
-                    out.put_u16(claim.shard.0);
-                    out.put_u64(claim.epoch.0);
+        let (mut out, mut ends) = (BytesMut::new(), Vec::with_capacity(bundles.size_hint().0));
+        for bundle in bundles {
+            out.put_u16(u16::try_from(bundle.len()).unwrap_or(u16::MAX));
+            out.put_i64(bundle.iter().map(|probe| probe.start_by.as_micros()).min().unwrap_or_default());
+            out.put_u32(bundle.iter().map(|probe| timeout_ms(probe)).max().unwrap_or_default());
+            out.put_i64(bundle.iter().map(|probe| probe.id.slot.as_millis()).min().unwrap_or_default());
+            for probe in bundle {
+                let json = kept.text(&probe.service, |service| serde_json::to_vec(service).map(Bytes::from))?;
+                let claim = if probe.claim.is_some() { CLAIM } else { 0 };
+                out.put_u32(u32::try_from(HEAD + 1 + claim + json.len()).unwrap_or(u32::MAX));
+                out.put_u8(VERSION);
+                out.put_i64(probe.start_by.as_micros());
+                out.put_u32(timeout_ms(probe));
+                put_name(&probe.id, &mut out);
+                match probe.claim {
+                    None => out.put_u8(0),
+                    Some(claim) => {
+                        out.put_u8(1);
+                        out.put_u16(claim.shard.0);
+                        out.put_u64(claim.epoch.0);
+                    }
                 }
+                out.extend_from_slice(json);
             }
-            let json = kept.text(&probe.service, |service| serde_json::to_vec(service).map(Bytes::from))?;
-            out.extend_from_slice(json);
             ends.push(out.len());
         }
-        Ok(ends)
+        let (out, mut from) = (out.freeze(), 0);
+        Ok(ends.into_iter().map(|end| out.slice(std::mem::replace(&mut from, end)..end)).collect())
     }
+}
+
+/// What a bundle of probes holds.
+pub(super) fn parts(bundle: &Bytes) -> Result<Vec<Bytes>, Unreadable> {
+    let count = u16::from_be_bytes(part(bundle, 0)?);
+    cut::<4>(bundle, 22, count, |length| u32::from_be_bytes(length) as usize)
+}
+
+/// So many pieces, each after its length.
+fn cut<const N: usize>(
+    bytes: &Bytes,
+    mut at: usize,
+    count: u16,
+    length: impl Fn([u8; N]) -> usize,
+) -> Result<Vec<Bytes>, Unreadable> {
+    let mut pieces = Vec::with_capacity(usize::from(count).min(bytes.len() / N));
+    for _ in 0..count {
+        let from = at + N;
+        at = from.checked_add(length(part(bytes, at)?)).filter(|end| *end <= bytes.len()).ok_or(Unreadable)?;
+        pieces.push(bytes.slice(from..at));
+    }
+    if at == bytes.len() { Ok(pieces) } else { Err(Unreadable) }
 }
 
 /// Reads probes; a service is decoded once for as long as its bytes are the same.
@@ -152,8 +199,8 @@ struct Written<'a> {
     detail: Option<&'a str>,
 }
 
-/// Writes a result.
-pub(super) fn encode_result(result: &ProbeResult) -> Result<Bytes, postcard::Error> {
+/// Adds a result to what will be a bundle.
+fn put_result(result: &ProbeResult, out: &mut BytesMut) -> Result<(), postcard::Error> {
     let ProbeResult { id, epoch, started, seen } = result;
     let Phases { dns_us, connect_us, tls_us, first_byte_us } = seen.phases;
     let written = Written {
@@ -171,13 +218,33 @@ pub(super) fn encode_result(result: &ProbeResult) -> Result<Bytes, postcard::Err
         certificate_expires_us: seen.certificate_expires.map(Timestamp::as_micros),
         detail: seen.detail.as_deref(),
     };
-    let mut out = Vec::with_capacity(96);
-    out.push(VERSION);
-    postcard::to_extend(&written, out).map(Bytes::from)
+    let bytes = postcard::to_extend(&written, Vec::with_capacity(96))?;
+    out.put_u32(u32::try_from(1 + bytes.len()).unwrap_or(u32::MAX));
+    out.put_u8(VERSION);
+    out.extend_from_slice(&bytes);
+    Ok(())
+}
+
+/// Writes a bundle of results, of [`RESULTS`] at most.
+pub(super) fn encode_results(results: &[&ProbeResult]) -> Result<Bytes, postcard::Error> {
+    let mut out = BytesMut::with_capacity(2 + results.len() * 96);
+    out.put_u16(u16::try_from(results.len()).unwrap_or(u16::MAX));
+    results.iter().try_for_each(|result| put_result(result, &mut out))?;
+    Ok(out.freeze())
+}
+
+/// Reads a bundle of results; those that cannot be read keep their places.
+pub(super) fn decode_results(bundle: &Bytes) -> Result<Vec<Result<ProbeResult, Unreadable>>, Unreadable> {
+    let count = u16::from_be_bytes(part(bundle, 0)?);
+    let pieces = cut::<4>(bundle, 2, count, |length| u32::from_be_bytes(length) as usize)?;
+    if pieces.len() > RESULTS {
+        return Err(Unreadable);
+    }
+    Ok(pieces.iter().map(|piece| decode_result(piece)).collect())
 }
 
 /// Reads a result.
-pub(super) fn decode_result(payload: &[u8]) -> Result<ProbeResult, Unreadable> {
+fn decode_result(payload: &[u8]) -> Result<ProbeResult, Unreadable> {
     let (&VERSION, rest) = payload.split_first().ok_or(Unreadable)? else { return Err(Unreadable) };
     let written: Written<'_> = postcard::from_bytes(rest).map_err(|_| Unreadable)?;
     let reason = match written.reason {

@@ -3,11 +3,11 @@
 use std::{
     collections::{BTreeMap, HashMap},
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use fred::types::Value;
 use healthmon_core::{
     id::{Epoch, Region},
@@ -16,10 +16,10 @@ use healthmon_core::{
     shard::Claim,
     time::Timestamp,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    codec::{Head, encode_result},
+    codec::{self, Head, encode_results, put_name},
     connection::{RedisError, Script, items, number},
     queue::{Inner, Left},
 };
@@ -34,23 +34,140 @@ const TAKE_MOST: usize = 1_000;
 /// When a full queue may have room.
 const FULL_RETRY: Duration = Duration::from_millis(50);
 
-/// The most probes that a script is given together: what Lua unpacks at once is limited.
-const GROUP: usize = 1_000;
 /// The width of a bucket, in milliseconds: probes whose slots are in one are known together, and
-/// forgotten together.
+/// forgotten together. Scripts know it too.
 const BUCKET: i64 = 30_000;
+
+fn bucket(id: &ProbeId) -> i64 {
+    id.slot.as_millis().div_euclid(BUCKET)
+}
 
 pub(super) fn entry_id(text: &str) -> Option<(u64, u64)> {
     let (millis, sequence) = text.split_once('-')?;
     Some((millis.parse().ok()?, sequence.parse().ok()?))
 }
 
+/// Where a probe that was handed out lies: the bundle, and which of how many it is.
+///
+/// In a receipt the three numbers are in `stream`, in this order from the highest bits: size, place,
+/// and the number of the region among the process's own, so that no two receipts are the same.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At {
+    pub(super) id: Id,
+    pub(super) place: u8,
+    pub(super) size: u8,
+}
+
+impl At {
+    pub(super) fn receipt(self, region: usize) -> Receipt {
+        let region = u32::try_from(region).unwrap_or(u32::MAX) & 0xffff;
+        Receipt { stream: u32::from(self.size) << 24 | u32::from(self.place) << 16 | region, id: self.id }
+    }
+
+    const fn of(receipt: Receipt) -> Self {
+        let [size, place, ..] = receipt.stream.to_be_bytes();
+        Self { id: receipt.id, place, size }
+    }
+}
+
+/// An entry's id.
+type Id = (u64, u64);
+
 /// A probe that was handed to the queue itself.
-pub(super) struct Entry {
+pub(super) struct Ended {
     pub(super) region: Region,
-    pub(super) id: String,
+    /// `None` of a whole bundle that cannot be read.
+    pub(super) at: Option<At>,
+    pub(super) entry: Id,
+    /// How many times it has been handed out to workers.
     pub(super) deliveries: u32,
     pub(super) payload: Bytes,
+}
+
+/// What is done of each bundle that this process has, as far as Redis has confirmed it.
+#[derive(Default)]
+pub(super) struct Bundles(Mutex<HashMap<(Region, Id), Progress>>);
+
+struct Progress {
+    /// A bit for each place.
+    done: u32,
+    since: Instant,
+}
+
+/// All places of a bundle.
+const fn all(size: u8) -> u32 {
+    if size >= 32 { u32::MAX } else { (1 << size) - 1 }
+}
+
+impl Bundles {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Region, Id), Progress>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn took(&self, region: &Region, id: Id) {
+        self.lock().insert((region.clone(), id), Progress { done: 0, since: Instant::now() });
+    }
+
+    /// Finds out which bundles are done when these parts are. Of one that another process took only it
+    /// knows.
+    fn settle(&self, parts: &mut Parts<'_>) {
+        let bundles = self.lock();
+        for part in parts.0.values_mut() {
+            let known = bundles.get(&(part.region.clone(), part.id)).map_or(0, |progress| progress.done);
+            part.last = known | part.places == all(part.size);
+        }
+    }
+
+    /// Notes what is done. Says whether the whole bundle is, of one that was taken here.
+    fn confirm(&self, part: &Part<'_>) -> bool {
+        let (mut bundles, key) = (self.lock(), (part.region.clone(), part.id));
+        let Some(progress) = bundles.get_mut(&key) else { return false };
+        progress.done |= part.places;
+        let done = progress.done == all(part.size);
+        if done {
+            bundles.remove(&key);
+        }
+        done
+    }
+
+    /// Forgets bundles that nobody completed in so long: others have had them since.
+    pub(super) fn forget(&self, older: Duration) {
+        self.lock().retain(|_, progress| progress.since.elapsed() < older);
+    }
+}
+
+/// What is done of a bundle by one call.
+struct Part<'a> {
+    region: &'a Region,
+    id: Id,
+    size: u8,
+    places: u32,
+    /// One after the other.
+    names: BytesMut,
+    /// Whether the bundle is acknowledged with it.
+    last: bool,
+}
+
+/// Puts together what is of one bundle.
+#[derive(Default)]
+struct Parts<'a>(BTreeMap<(&'a Region, Id), Part<'a>>);
+
+impl<'a> Parts<'a> {
+    fn of(&mut self, region: &'a Region, id: Id, size: u8) -> &mut Part<'a> {
+        let empty = || Part { region, id, size, places: 0, names: BytesMut::new(), last: false };
+        self.0.entry((region, id)).or_insert_with(empty)
+    }
+
+    fn add(&mut self, region: &'a Region, at: At, probe: Option<&ProbeId>) {
+        let part = self.of(region, at.id, at.size);
+        let place = 1_u32.checked_shl(at.place.into()).unwrap_or(0);
+        if part.places & place == 0 {
+            part.places |= place;
+            if let Some(id) = probe {
+                put_name(id, &mut part.names);
+            }
+        }
+    }
 }
 
 impl Inner {
@@ -73,34 +190,32 @@ impl Inner {
         let mut order: Vec<&Probe> = probes.iter().collect();
         order.sort_by(|a, b| a.id.region.cmp(&b.id.region).then_with(|| a.id.slot.cmp(&b.id.slot)));
         let mut claims: Vec<Claim> = Vec::new();
-        let mut numbers: HashMap<Claim, Value> = HashMap::new();
+        let mut numbers: HashMap<Claim, u16> = HashMap::new();
         for claim in order.iter().filter_map(|probe| probe.claim) {
             numbers.entry(claim).or_insert_with(|| {
                 claims.push(claim);
-                size(claims.len())
+                u16::try_from(claims.len()).unwrap_or(u16::MAX)
             });
         }
-        let mut arguments = Vec::with_capacity(8 + claims.len() * 2 + probes.len() * 2);
+        let bundles: Vec<&[&Probe]> = order
+            .chunk_by(|a, b| a.id.region == b.id.region && bucket(&a.id) == bucket(&b.id))
+            .flat_map(|same| same.chunks(codec::PROBES))
+            .collect();
+        let mut arguments = Vec::with_capacity(3 + claims.len() * 2 + bundles.len() * 5);
         arguments.extend([size(self.limits.capacity), size(probes.len()), size(claims.len())]);
         for claim in &claims {
             arguments.extend([i64::from(claim.shard.0).into(), Value::from(claim.epoch.0.to_string())]);
         }
-
-        let mut payloads = BytesMut::with_capacity(probes.len() * 512);
-        let ends = self.encoder.encode(order.iter().copied(), &mut payloads)?;
-        let payloads = payloads.freeze();
-        let bucket = |probe: &Probe| probe.id.slot.as_millis().div_euclid(BUCKET);
-        let groups = order.chunk_by(|a, b| a.id.region == b.id.region && bucket(a) == bucket(b));
-        let (mut from, mut ends) = (0, ends.into_iter());
-        for group in groups.flat_map(|group| group.chunks(GROUP)) {
-            let first = group[0];
-            arguments.extend([first.id.region.as_str().into(), bucket(first).into(), size(group.len())]);
-            for (probe, end) in group.iter().zip(&mut ends) {
-                let claim = probe.claim.and_then(|claim| numbers.get(&claim)).cloned();
-                arguments.push(claim.unwrap_or(Value::Integer(0)));
-                arguments.push(Value::Bytes(payloads.slice(from..end)));
-                from = end;
+        let written = self.encoder.encode(bundles.iter().copied())?;
+        for (bundle, written) in bundles.into_iter().zip(written) {
+            let (mut claimed, mut names) = (BytesMut::new(), BytesMut::with_capacity(bundle.len() * codec::NAME));
+            for probe in bundle {
+                claimed.put_u16(probe.claim.and_then(|claim| numbers.get(&claim).copied()).unwrap_or(0));
+                put_name(&probe.id, &mut names);
             }
+            let id = &bundle[0].id;
+            arguments.extend([id.region.as_str().into(), bucket(id).into()]);
+            arguments.extend([claimed.freeze(), names.freeze(), written].map(Value::Bytes));
         }
         Ok(arguments)
     }
@@ -125,29 +240,28 @@ impl Inner {
 
     async fn take_now(&self, max: usize, idle: i64) -> Result<(Vec<Delivery>, Left), QueueError> {
         let mut arguments: Vec<Value> =
-            vec![self.consumer.as_str().into(), i64::try_from(max).unwrap_or(i64::MAX).into(), idle.into()];
+            vec![self.consumer.as_str().into(), size(max), size(codec::PROBES), Value::from(idle)];
         arguments.extend(self.regions.iter().map(|region| Value::from(region.as_str())));
         let answer = items(self.connection.run(&TAKE, arguments).await?);
         let now = self.clock.now();
         let (mut deliveries, mut ended, mut count) = (Vec::new(), Vec::new(), 0);
         for part in answer {
             let mut part = items(part).into_iter();
-            let (Some(region), Some(delivery), Some(entries)) = (part.next(), part.next(), part.next()) else {
-                continue;
-            };
+            let (Some(region), Some(entries)) = (part.next(), part.next()) else { continue };
             let region = region.as_str();
             let own = |(_, own): &(usize, &Region)| Some(own.as_str()) == region.as_deref();
-            let Some((place, region)) = self.regions.iter().enumerate().find(own) else { continue };
-            let delivery = u32::try_from(number(&delivery)).unwrap_or(u32::MAX);
-            // Ids of different streams may be the same.
-            let stream = u32::try_from(place).unwrap_or(u32::MAX);
-            for (id, payload) in entries_of(entries) {
-                count += 1;
-                match (self.decoder.decode(region, &payload), entry_id(&id)) {
-                    (Ok(probe), Some(id)) if probe.start_by >= now => {
-                        deliveries.push(Delivery { probe, delivery, receipt: Receipt { stream, id } });
+            let Some((number_of, region)) = self.regions.iter().enumerate().find(own) else { continue };
+            for Entry { id, bundle, before } in entries_of(entries) {
+                for probe in self.taken(region, id, bundle, before + 1) {
+                    count += 1;
+                    match self.decoder.decode(region, &probe.payload) {
+                        Ok(decoded) if decoded.start_by >= now && probe.deliveries <= MAX_DELIVERIES => {
+                            let Some(at) = probe.at else { continue };
+                            let (delivery, receipt) = (probe.deliveries, at.receipt(number_of));
+                            deliveries.push(Delivery { probe: decoded, delivery, receipt });
+                        }
+                        _ => ended.push(Ended { deliveries: probe.deliveries - 1, ..probe }),
                     }
-                    _ => ended.push(Entry { region: region.clone(), id, deliveries: 0, payload }),
                 }
             }
         }
@@ -157,74 +271,106 @@ impl Inner {
             // They come again when their lease has run out.
             tracing::warn!(%error, "cannot give up probes for now");
         }
+        if deliveries.len() > max {
+            self.give_back(deliveries.split_off(max)).await;
+        }
         Ok((deliveries, if count < max { Left::Nothing } else { Left::Perhaps }))
     }
 
-    async fn give_back(&self, unclaimed: Vec<Delivery>) {
+    /// The probes of a bundle that was handed out to this process, so many times by now.
+    pub(super) fn taken(&self, region: &Region, entry: Id, bundle: Bytes, deliveries: u32) -> Vec<Ended> {
+        let ended = |at, payload| Ended { region: region.clone(), at, entry, deliveries, payload };
+        let parts = codec::parts(&bundle).ok().filter(|parts| (1..=codec::PROBES).contains(&parts.len()));
+        let Some(parts) = parts else { return vec![ended(None, bundle)] };
+        self.bundles.took(region, entry);
+        let size = u8::try_from(parts.len()).unwrap_or(u8::MAX);
+        let at = |place| At { id: entry, place, size };
+        (0..).zip(parts).map(|(place, payload)| ended(Some(at(place)), payload)).collect()
+    }
+
+    /// Puts probes back as if they had not been handed out.
+    pub(super) async fn give_back(&self, unclaimed: Vec<Delivery>) {
         if unclaimed.is_empty() {
             return;
         }
-        let mut arguments: Vec<Value> = vec![self.consumer.as_str().into()];
-        for Delivery { probe, delivery, receipt } in unclaimed {
-            arguments.extend([
-                probe.id.region.as_str().into(),
-                format!("{}-{}", receipt.id.0, receipt.id.1).into(),
-                Value::from(i64::from(delivery)),
-            ]);
-        }
-        if let Err(RedisError::Away(error) | RedisError::Wrong(error)) =
-            self.connection.run(&GIVE_BACK, arguments).await
-        {
+        if let Err(error) = self.put_back(&unclaimed).await {
             tracing::warn!(%error, "cannot give probes back; they come again when their lease has run out");
         }
     }
 
+    async fn put_back(&self, unclaimed: &[Delivery]) -> Result<(), QueueError> {
+        let (mut parts, mut probes) = (Parts::default(), BTreeMap::<_, (u32, Vec<&Probe>)>::new());
+        for Delivery { probe, delivery, receipt } in unclaimed {
+            let (at, region) = (At::of(*receipt), &probe.id.region);
+            parts.add(region, at, None);
+            probes.entry((region, at.id)).or_insert((delivery - 1, Vec::new())).1.push(probe);
+        }
+        self.bundles.settle(&mut parts);
+        let mut arguments: Vec<Value> = Vec::new();
+        for (part, (before, probes)) in parts.0.values().zip(probes.values()) {
+            let alone: Vec<&[&Probe]> = probes.chunks(1).collect();
+            let written = self.encoder.encode(alone.into_iter());
+            let written = written.map_err(|error| QueueError::Permanent(Box::new(error)))?;
+            arguments.extend([part.region.as_str().into(), text(part.id)]);
+            arguments.extend([i64::from(part.last).into(), i64::from(*before).into()]);
+            arguments.push(size(written.len()));
+            arguments.extend(written.into_iter().map(Value::Bytes));
+        }
+        self.connection.run(&GIVE_BACK, arguments).await?;
+        self.confirm(parts).await
+    }
+
     pub(super) async fn complete(&self, completions: &[Completion]) -> Result<(), QueueError> {
-        let mut done: BTreeMap<&Region, Vec<Value>> = BTreeMap::new();
+        let mut done = Parts::default();
         for Completion { receipt, result } in completions {
-            let id = format!("{}-{}", receipt.id.0, receipt.id.1);
-            done.entry(&result.id.region).or_default().push(id.into());
+            done.add(&result.id.region, At::of(*receipt), Some(&result.id));
         }
         self.store(&[], completions.iter().map(|completion| &completion.result), done).await
     }
 
     /// Turns probes that nobody will bring to an end into results.
-    pub(super) async fn give_up(&self, entries: Vec<Entry>) -> Result<(), QueueError> {
+    pub(super) async fn give_up(&self, ended: Vec<Ended>) -> Result<(), QueueError> {
         let now = self.clock.now();
         let (mut poison, mut results) = (Vec::new(), Vec::new());
-        let mut done: BTreeMap<&Region, Vec<Value>> = BTreeMap::new();
-        for entry in &entries {
-            let (result, poisonous) = self.end(entry, now);
+        for probe in &ended {
+            let (result, poisonous) = self.end(probe, now);
             match &result {
                 Some(result) => {
                     let reason = result.seen.outcome.reason().map(|reason| reason.as_str());
-                    tracing::warn!(probe = %result.id, reason, deliveries = entry.deliveries, "a probe was given up");
+                    tracing::warn!(probe = %result.id, reason, deliveries = probe.deliveries, "a probe was given up");
                 }
-                None => tracing::error!(region = %entry.region, id = entry.id, "an unreadable probe was dropped"),
+                None => tracing::error!(region = %probe.region, id = ?probe.entry, "an unreadable probe was dropped"),
             }
             if poisonous {
-                poison.push(Value::Bytes(entry.payload.clone()));
+                poison.push(Value::Bytes(probe.payload.clone()));
             }
-            results.extend(result);
-            done.entry(&entry.region).or_default().push(entry.id.as_str().into());
+            results.push(result);
         }
-        self.store(&poison, results.iter(), done).await
+        let mut done = Parts::default();
+        for (probe, result) in ended.iter().zip(&results) {
+            let whole = At { id: probe.entry, place: 0, size: 1 };
+            done.add(&probe.region, probe.at.unwrap_or(whole), result.as_ref().map(|result| &result.id));
+        }
+        self.store(&poison, results.iter().flatten(), done).await
     }
 
     /// What becomes of a probe that is given up: its result, and whether it is kept as poison.
-    fn end(&self, entry: &Entry, now: Timestamp) -> (Option<ProbeResult>, bool) {
-        let Ok(probe) = self.decoder.decode(&entry.region, &entry.payload) else {
+    fn end(&self, ended: &Ended, now: Timestamp) -> (Option<ProbeResult>, bool) {
+        let Ended { region, deliveries, payload, .. } = ended;
+        let Ok(probe) = self.decoder.decode(region, payload) else {
             let seen = Observation::indeterminate(IndeterminateReason::Poison, "this version cannot read the probe");
-            let id = Head::read(&entry.payload).map(|(Head { slot, kind, service, .. }, _)| ProbeId {
+            let id = Head::read(payload).map(|(Head { slot, kind, service, .. }, _)| ProbeId {
                 service,
                 slot,
-                region: entry.region.clone(),
+                region: region.clone(),
                 kind,
             });
-            return (id.ok().map(|id| ProbeResult { id, epoch: Epoch::default(), started: now, seen }), true);
+            // The bytes before the first probe are no head.
+            let id = id.ok().filter(|_| ended.at.is_some());
+            return (id.map(|id| ProbeResult { id, epoch: Epoch::default(), started: now, seen }), true);
         };
-        if entry.deliveries >= MAX_DELIVERIES {
-            let detail = format!("handed out {} times and never completed", entry.deliveries);
+        if *deliveries >= MAX_DELIVERIES {
+            let detail = format!("handed out {deliveries} times and never completed");
             (Some(probe.indeterminate(IndeterminateReason::Poison, now, &detail)), true)
         } else {
             let detail = "no worker began it by its start-by";
@@ -232,44 +378,79 @@ impl Inner {
         }
     }
 
-    /// Stores results, each shard's in their order, then acknowledges probes.
+    /// Stores results, each service's in their order, then acknowledges probes.
     async fn store<'a>(
         &self,
         poison: &[Value],
         results: impl Iterator<Item = &'a ProbeResult>,
-        done: BTreeMap<&Region, Vec<Value>>,
+        mut done: Parts<'_>,
     ) -> Result<(), QueueError> {
-        let mut streams: BTreeMap<u16, Vec<Value>> = BTreeMap::new();
+        self.bundles.settle(&mut done);
+        let mut streams: BTreeMap<u16, Vec<&ProbeResult>> = BTreeMap::new();
         for result in results {
-            let written = encode_result(result).map_err(|error| QueueError::Permanent(Box::new(error)))?;
-            streams.entry(self.stream_of(result.id.service)).or_default().push(Value::Bytes(written));
+            streams.entry(self.stream_of(result.id.service)).or_default().push(result);
         }
         let mut arguments = vec![size(poison.len())];
         arguments.extend_from_slice(poison);
         arguments.push(size(streams.len()));
         for (stream, results) in streams {
-            arguments.extend([i64::from(stream).into(), size(results.len())]);
-            arguments.extend(results);
+            let bundles = results.chunks(codec::RESULTS);
+            arguments.extend([i64::from(stream).into(), size(results.len()), size(bundles.len())]);
+            for bundle in bundles {
+                let written = encode_results(bundle).map_err(|error| QueueError::Permanent(Box::new(error)))?;
+                arguments.push(Value::Bytes(written));
+            }
         }
-        for (region, ids) in done {
-            arguments.extend([region.as_str().into(), size(ids.len())]);
-            arguments.extend(ids);
+        for part in done.0.values() {
+            arguments.extend([part.region.as_str().into(), text(part.id)]);
+            arguments.push(i64::from(part.last).into());
+            arguments.push(Value::Bytes(part.names.clone().freeze()));
         }
         self.connection.run(&COMPLETE, arguments).await?;
+        self.confirm(done).await
+    }
+
+    /// Notes what Redis has taken, and acknowledges bundles that two calls have completed together, of
+    /// which neither knew the other's part.
+    async fn confirm(&self, parts: Parts<'_>) -> Result<(), QueueError> {
+        let mut arguments = vec![size(0), size(0)];
+        for part in parts.0.values() {
+            if self.bundles.confirm(part) && !part.last {
+                arguments.extend([part.region.as_str().into(), text(part.id), Value::from(1), Value::from("")]);
+            }
+        }
+        if arguments.len() > 2 {
+            self.connection.run(&COMPLETE, arguments).await?;
+        }
         Ok(())
     }
+}
+
+fn text((millis, sequence): Id) -> Value {
+    format!("{millis}-{sequence}").into()
 }
 
 fn size(size: usize) -> Value {
     i64::try_from(size).unwrap_or(i64::MAX).into()
 }
 
-/// The entries of a stream: their ids and payloads. One of another form has an empty payload.
-pub(super) fn entries_of(entries: Value) -> impl Iterator<Item = (String, Bytes)> {
+/// An entry of a stream.
+pub(super) struct Entry {
+    pub(super) id: Id,
+    /// Empty of one of another form.
+    pub(super) bundle: Bytes,
+    /// How many times its probes were handed out before.
+    pub(super) before: u32,
+}
+
+/// The entries of a stream.
+pub(super) fn entries_of(entries: Value) -> impl Iterator<Item = Entry> {
     items(entries).into_iter().filter_map(|entry| {
         let mut entry = items(entry).into_iter();
         let id = entry.next().and_then(Value::into_string)?;
-        let payload = entry.next().and_then(|fields| items(fields).into_iter().nth(1));
-        Some((id, payload.and_then(Value::into_bytes).unwrap_or_default()))
+        let mut fields = entry.next().map(items).unwrap_or_default().into_iter();
+        let bundle = fields.nth(1).and_then(Value::into_bytes).unwrap_or_default();
+        let before = fields.nth(1).map_or(0, |before| u32::try_from(number(&before)).unwrap_or(0));
+        Some(Entry { id: entry_id(&id)?, bundle, before })
     })
 }

@@ -24,6 +24,7 @@ use super::{
     RedisOptions,
     codec::{Decoder, Encoder},
     connection::{Connection, News, RedisError, Script, Subscription, items, number},
+    probes::Bundles,
     results::Drains,
     upkeep,
 };
@@ -35,7 +36,7 @@ pub(super) const IDLE_MS: i64 = 2_500;
 
 /// The most streams that results are cut into. As many recorders can share the work; each stream costs
 /// every call that looks into them.
-const STREAMS: u16 = 16;
+const STREAMS: u16 = 8;
 
 static DEPTH: Script = Script::new(include_str!("scripts/depth.lua"));
 
@@ -63,6 +64,7 @@ pub(super) struct Inner {
     pub(super) probes: Waiting,
     pub(super) results: Waiting,
     pub(super) drains: Drains,
+    pub(super) bundles: Bundles,
 }
 
 /// Who waits for news here.
@@ -172,6 +174,7 @@ impl RedisProbeQueue {
             probes: Waiting::default(),
             results: Waiting::default(),
             drains: Drains::default(),
+            bundles: Bundles::default(),
         });
         let heard = Arc::clone(&inner);
         let subscription = Subscription::open(&options, format!("{}:wake", options.base()), move |news| {
@@ -206,6 +209,9 @@ impl RedisProbeQueue {
     ) -> Result<Vec<ResultDelivery>, QueueError> {
         // Asking renews the right.
         let look = LOOK.min(self.inner.limits.drain_lease / 3);
+        if self.inner.has_more(consumer) {
+            return self.inner.take_results(consumer, max, 0).await.map(|(taken, _)| taken);
+        }
         let ask = |idle| self.inner.take_results(consumer, max, idle);
         self.inner.results.until(wait, look, ask).await
     }

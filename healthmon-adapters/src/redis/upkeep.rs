@@ -3,11 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use fred::types::Value;
-use healthmon_core::{id::Region, ports::QueueError};
+use healthmon_core::{
+    id::Region,
+    ports::{Delivery, QueueError},
+};
 
 use super::{
     connection::{Script, items, number, strings},
-    probes::Entry,
+    probes::entry_id,
     queue::Inner,
 };
 
@@ -16,8 +19,10 @@ static SWEEP: Script = Script::new(include_str!("scripts/sweep.lua"));
 /// How often the streams are looked through, by one node of all; more often where leases are short.
 const PERIOD: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(100);
-/// How many probes are given up at a time.
-const ROOM: i64 = 200;
+/// How many bundles with probes to give up are looked at together.
+const ROOM: i64 = 20;
+/// How long it is remembered what is done of a bundle that is not completed.
+const REMEMBERED: Duration = Duration::from_mins(10);
 /// Each how many rounds the count is set right, and consumers of dead processes are forgotten.
 const RECOUNT: u64 = 30;
 const TIDY: u64 = 600;
@@ -29,6 +34,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(period).await;
         round += 1;
+        if round.is_multiple_of(RECOUNT) {
+            inner.bundles.forget(REMEMBERED);
+        }
         match inner.round(period, round).await {
             Ok(()) => away = false,
             Err(error) if !away => {
@@ -78,19 +86,25 @@ impl Inner {
         ];
         let answer = items(self.connection.run(&SWEEP, arguments).await?);
         let more = i64::try_from(answer.len()).unwrap_or(0) >= ROOM;
-        let entries = answer.into_iter().filter_map(|entry| {
+        let (mut ended, mut others) = (Vec::new(), Vec::new());
+        for entry in answer {
             let mut entry = items(entry).into_iter();
-            Some(Entry {
-                region: region.clone(),
-                id: entry.next()?.into_string()?,
-                deliveries: u32::try_from(number(&entry.next()?)).unwrap_or(u32::MAX),
-                payload: entry.next().and_then(Value::into_bytes).unwrap_or_default(),
-            })
-        });
-        let entries: Vec<Entry> = entries.collect();
-        if !entries.is_empty() {
-            self.give_up(entries).await?;
+            let id = entry.next().and_then(Value::into_string).and_then(|id| entry_id(&id));
+            let (Some(id), Some(before), Some(bundle)) = (id, entry.next(), entry.next()) else { continue };
+            let before = u32::try_from(number(&before)).unwrap_or(u32::MAX);
+            for probe in self.taken(region, id, bundle.into_bytes().unwrap_or_default(), before) {
+                match (self.decoder.decode(region, &probe.payload), probe.at) {
+                    (Ok(decoded), Some(at)) if decoded.start_by >= now => {
+                        others.push(Delivery { probe: decoded, delivery: before + 1, receipt: at.receipt(0) });
+                    }
+                    _ => ended.push(probe),
+                }
+            }
         }
+        if !ended.is_empty() {
+            self.give_up(ended).await?;
+        }
+        self.give_back(others).await;
         Ok(more)
     }
 }

@@ -168,9 +168,10 @@ async fn entries_that_cannot_be_read_hold_up_nobody() {
     for number in [77, 78, 79] {
         let kind = Kind::Scheduled as u8;
         let newer = format!("struct.pack('>BI8I4I8I8B', 9, 0, 1000, {slot}, {number}, {kind}) .. 'rest'");
-        say(&server, &format!("EVAL \"return redis.call('XADD', KEYS[1], '*', 'p', {newer})\" 1 {base}:s:local"));
+        let bundle = format!("struct.pack('>I2i8I4i8I4', 1, 0, 1000, {slot}, 34) .. {newer}");
+        say(&server, &format!("EVAL \"return redis.call('XADD', KEYS[1], '*', 'b', {bundle})\" 1 {base}:s:local"));
     }
-    for fields in ["p x", "p garbage-that-is-long-enough-to-be-a-head", "a b c d"] {
+    for fields in ["b x", "b garbage-that-is-long-enough-to-be-a-head", "a b c d"] {
         say(&server, &format!("XADD {base}:s:local * {fields}"));
     }
     for (shard, fields) in [(0, "r garbage"), (1, "r \x02garbage"), (2, "a b")] {

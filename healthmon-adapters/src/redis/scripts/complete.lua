@@ -1,8 +1,8 @@
 -- Stores results, then acknowledges their probes.
 --
--- KEYS[1] the prefix. ARGV: poisonous payloads (kept, the newest thousand) and each of them, streams
--- with results, of each its number, how many, and each; then, until the end, regions with probes
--- that are done: its name, how many, and their ids.
+-- KEYS[1] the prefix. ARGV: poisonous payloads (kept, the newest thousand) and each of them; streams with
+-- results, and of each its number, its results, bundles, and each bundle; then entries until the end:
+-- region, id, 1 when all of its probes are done now, and the names of those that are, 17 bytes each.
 local base, call, at = KEYS[1], redis.call, 1
 local function arg()
   at = at + 1
@@ -14,13 +14,10 @@ for _ = 1, tonumber(arg()) do
 end
 local stored, news = 0, {}
 for _ = 1, tonumber(arg()) do
-  local stream, results = arg(), tonumber(arg())
+  local stream, results, bundles = arg(), tonumber(arg()), tonumber(arg())
   local key = base .. ':r:' .. stream
   news[#news + 1] = stream
-  for i = at, at + results - 1 do
-    call('XADD', key, '*', 'r', ARGV[i])
-  end
-  at = at + results
+  for _ = 1, bundles do call('XADD', key, '*', 'r', arg()) end
   stored = stored + results
 end
 if stored > 0 then
@@ -32,14 +29,25 @@ if stored > 0 then
 end
 local done, last = 0, #ARGV
 while at <= last do
-  local key, probes = base .. ':s:' .. arg(), tonumber(arg())
-  -- What Lua unpacks at once is limited.
-  while probes > 0 do
-    local some = math.min(probes, 1000)
-    local acked = redis.pcall('XACK', key, 'w', unpack(ARGV, at, at + some - 1))
-    if type(acked) == 'number' then done = done + acked end
-    at, probes = at + some, probes - some
+  local region, id, all, named = arg(), arg(), arg(), arg()
+  local names, acked = {}, 0
+  if all == '1' then
+    acked = redis.pcall('XACK', base .. ':s:' .. region, 'w', id)
+    if type(acked) ~= 'number' then acked = 0 end
+    if acked == 1 then done = done + #named / 17 end
+  end
+  -- The rest of the bundle is to be done still; or the lease ran out, and they may be on the stream again.
+  if acked == 0 and #named > 0 then
+    for i = 1, #named / 17 do names[i] = string.sub(named, 17 * i - 16, 17 * i) end
+    local bucket = string.format('%.0f', math.floor(struct.unpack('>i8', named) / 30000))
+    local key = base .. ':done:' .. region .. ':' .. bucket
+    local added = call('SADD', key, unpack(names))
+    call('EXPIRE', key, 65)
+    if all == '0' then done = done + added end
   end
 end
-if done > 0 then call('HINCRBY', base .. ':count', 'probes', -done) end
+if done > 0 then
+  call('HINCRBY', base .. ':count', 'probes', -done)
+  call('HINCRBY', base .. ':count', 'flight', -done)
+end
 return done

@@ -4,7 +4,7 @@
 -- Answers {waiting, in flight, results, slot of the oldest waiting probe in ms, time of the oldest
 -- result in ms, the server's time in ms}; '' for what there is not.
 local base, call, pcall = KEYS[1], redis.call, redis.pcall
-local streams, flight, back, idle, oldest = tonumber(ARGV[1]), 0, 0, true, nil
+local streams, pending, unread, oldest = tonumber(ARGV[1]), 0, false, nil
 
 local function delivered(key)
   local groups = pcall('XINFO', 'GROUPS', key)
@@ -18,38 +18,40 @@ end
 
 for _, region in ipairs(call('SMEMBERS', base .. ':regions')) do
   local key = base .. ':s:' .. region
-  back = back + call('SCARD', base .. ':retry:' .. region)
-  local pending = pcall('XPENDING', key, 'w')
-  if not pending.err then flight = flight + pending[1] end
+  local with_workers = pcall('XPENDING', key, 'w')
+  if not with_workers.err then pending = pending + with_workers[1] end
   -- They lie nearly in the order of their slots.
   for _, entry in ipairs(call('XRANGE', key, '(' .. delivered(key), '+', 'COUNT', 100)) do
-    idle = false
-    local payload = entry[2][2]
-    if type(payload) == 'string' and #payload >= 30 then
-      local slot = struct.unpack('>i8', payload, 14)
+    unread = true
+    local bundle = entry[2][2]
+    if entry[2][1] == 'b' and #bundle >= 22 then
+      local slot = struct.unpack('>i8', bundle, 15)
       if not oldest or slot < oldest then oldest = slot end
     end
   end
 end
-local results, first = 0, nil
+local empty, first = true, nil
 for stream = 0, streams - 1 do
-  local key = base .. ':r:' .. stream
-  local length = call('XLEN', key)
-  if length > 0 then
-    results = results + length
-    local entry = call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
-    local came = entry and tonumber(string.match(entry[1], '^%d+'))
-    if came and (not first or came < first) then first = came end
+  local entry = call('XRANGE', base .. ':r:' .. stream, '-', '+', 'COUNT', 1)[1]
+  if entry then
+    empty = false
+    local came = tonumber(string.match(entry[1], '^%d+'))
+    if not first or came < first then first = came end
   end
 end
 local count = base .. ':count'
-local probes = tonumber(call('HGET', count, 'probes') or 0)
-if idle and probes ~= flight then
-  call('HSET', count, 'probes', flight)
-  probes = flight
+local held = call('HMGET', count, 'probes', 'flight', 'results')
+local probes, flight, results = tonumber(held[1] or 0), tonumber(held[2] or 0), tonumber(held[3] or 0)
+local function set(field, before, now)
+  if before ~= now then call('HSET', count, field, now) end
+  return now
 end
-if tonumber(call('HGET', count, 'results') or 0) ~= results then call('HSET', count, 'results', results) end
+if pending == 0 then flight = set('flight', flight, 0) end
+if not unread then probes = set('probes', probes, math.max(0, flight)) end
+if empty then results = set('results', results, 0) end
 local time = call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local function text(number) return number and string.format('%.0f', number) or '' end
-return { math.max(0, probes - flight) + back, math.max(0, flight - back), results, text(oldest), text(first), text(now) }
+return {
+  math.max(0, probes - flight), math.max(0, flight), math.max(0, results), text(oldest), text(first), text(now),
+}

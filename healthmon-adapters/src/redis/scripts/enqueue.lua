@@ -1,8 +1,8 @@
 -- Puts probes on their regions' streams: all of a call, or none when it would not fit.
 --
 -- KEYS[1] the prefix. ARGV: capacity, probes in all, claims, then (shard, epoch) of each claim, then
--- groups until the end: region, bucket of slots, probes (1,000 at most), and of each probe its claim (0
--- for none) and its payload.
+-- bundles until the end: region, bucket of slots, the claim of each probe in two bytes (0 for none), the
+-- name of each in 17, and the bundle. A bundle whose probes are all new goes in as it is.
 local base, at, call = KEYS[1], 1, redis.call
 local function arg()
   at = at + 1
@@ -36,46 +36,49 @@ for from = 1, claims, 1000 do
   end
   for shard in pairs(risen) do call('HSET', base .. ':epochs', shard, newest[shard]) end
   for claim, shard in ipairs(shards) do
-    if older(epochs[claim], newest[shard]) then stale[tostring(from + claim - 1)], any = true, true end
+    if older(epochs[claim], newest[shard]) then stale[from + claim - 1], any = true, true end
   end
 end
 
-local accepted, fenced, last, failed, news = 0, 0, #ARGV, nil, {}
-while at <= last and not failed do
-  local region, bucket, probes = arg(), arg(), tonumber(arg())
-  local names, payloads = {}, {}
-  for i = at, at + 2 * probes - 2, 2 do
-    if any and stale[ARGV[i]] then
-      fenced = fenced + 1
-    else
-      payloads[#payloads + 1] = ARGV[i + 1]
-      -- Slot, service and kind, as they lie in the payload.
-      names[#names + 1] = string.sub(ARGV[i + 1], 14, 30)
-    end
+-- The bundle of some of a bundle's probes: a head of 22 bytes, of which the first two say how many there
+-- are, then of each probe its length in four bytes and its bytes.
+local function only(bundle, wanted, some)
+  local parts, place = { struct.pack('>I2', some), string.sub(bundle, 3, 22) }, 23
+  for i = 1, #wanted do
+    local length = 4 + struct.unpack('>I4', bundle, place)
+    if wanted[i] then parts[#parts + 1] = string.sub(bundle, place, place + length - 1) end
+    place = place + length
   end
-  at = at + 2 * probes
-  if #names > 0 then
-    local key, seen = base .. ':s:' .. region, base .. ':seen:' .. region .. ':' .. bucket
-    local fresh, here = {}, {}
-    for i, known in ipairs(call('SMISMEMBER', seen, unpack(names))) do
-      local name = names[i]
-      if known == 0 and not here[name] then
-        local added = redis.pcall('XADD', key, '*', 'p', payloads[i])
-        if type(added) == 'table' then
-          -- Nothing we know of. What is in stays in, and is a repeat when the caller tries again.
-          failed = added
-          break
-        end
-        here[name] = true
-        fresh[#fresh + 1] = name
-      end
+  return table.concat(parts)
+end
+
+local accepted, fenced, last, failed, news = 0, 0, #ARGV, nil, {}
+while at <= last do
+  local region, bucket, claimed, named, bundle = arg(), arg(), arg(), arg(), arg()
+  local seen, names, probes = base .. ':seen:' .. region .. ':' .. bucket, {}, #named / 17
+  for i = 1, probes do names[i] = string.sub(named, 17 * i - 16, 17 * i) end
+  local known, wanted, here, fresh = call('SMISMEMBER', seen, unpack(names)), {}, {}, {}
+  for i = 1, probes do
+    local name = names[i]
+    if any and stale[struct.unpack('>I2', claimed, 2 * i - 1)] then
+      fenced = fenced + 1
+    elseif known[i] == 0 and not here[name] then
+      wanted[i], here[name], fresh[#fresh + 1] = true, true, name
     end
-    if #fresh > 0 then
-      call('SADD', seen, unpack(fresh))
-      call('EXPIRE', seen, 65)
-      accepted = accepted + #fresh
-      news[region] = true
+    wanted[i] = wanted[i] or false
+  end
+  if #fresh > 0 then
+    if #fresh < probes then bundle = only(bundle, wanted, #fresh) end
+    local added = redis.pcall('XADD', base .. ':s:' .. region, '*', 'b', bundle)
+    if type(added) == 'table' then
+      -- Nothing we know of. What is in stays in, and is a repeat when the caller tries again.
+      failed = added
+      break
     end
+    call('SADD', seen, unpack(fresh))
+    call('EXPIRE', seen, 65)
+    accepted = accepted + #fresh
+    news[region] = true
   end
 end
 for region in pairs(news) do

@@ -4,7 +4,8 @@
 -- many ms it waits for news when it was given fewer (0: it does not), the stream to begin with, 1 to
 -- look into every stream of its own rather than those marked to have news, then of each stream of which
 -- it holds unacknowledged results: its number, and the last id it was given.
--- Answers {streams of those that it has lost, or has anew; {stream, entries} ...}.
+-- Answers {streams of those that it has lost, or has anew; acknowledged parts; {stream, entries} ...}; the
+-- last bundles may have more than fit.
 local base, call = KEYS[1], redis.call
 local me, lease, streams, left = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle, first, every = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
@@ -67,23 +68,29 @@ end
 
 local news = base .. ':news'
 for _, stream in ipairs(call('SMEMBERS', news)) do look[tonumber(stream)] = true end
-local out, read, unread = { lost }, {}, {}
+-- Some of a bundle's results may be acknowledged, and others not.
+local acked = {}
+if call('EXISTS', base .. ':acked') == 1 then acked = call('SMEMBERS', base .. ':acked') end
+local out, read, unread = { lost, acked }, {}, {}
 for n = 0, streams - 1 do
   local stream = (first + n) % streams
   if own[stream] and look[stream] then
-    local entries = {}
+    local entries, some = {}, math.max(1, math.ceil(left / 8))
     if left > 0 then
       local from = held[stream] and '(' .. held[stream] or '-'
-      entries = call('XRANGE', base .. ':r:' .. stream, from, '+', 'COUNT', left)
+      entries = call('XRANGE', base .. ':r:' .. stream, from, '+', 'COUNT', some)
       if #entries > 0 then out[#out + 1] = { stream, entries } end
     end
     -- The mark goes when all was read; whoever has the stream next looks without it.
-    local marks = #entries < left and read or unread
+    local marks = left > 0 and #entries < some and read or unread
     marks[#marks + 1] = stream
-    left = left - #entries
+    for _, entry in ipairs(entries) do
+      local bundle = entry[2][2]
+      left = left - (entry[2][1] == 'r' and #bundle >= 2 and struct.unpack('>I2', bundle) or 1)
+    end
   end
 end
 if #read > 0 then call('SREM', news, unpack(read)) end
 if #unread > 0 then call('SADD', news, unpack(unread)) end
-if #out == 1 and idle > 0 then call('SET', base .. ':idle:r', 1, 'PX', idle) end
+if #out == 2 and idle > 0 then call('SET', base .. ':idle:r', 1, 'PX', idle) end
 return out

@@ -1,25 +1,41 @@
--- What nobody else does for a region: brings back probes whose lease ran out, finds those that can
--- only become results, forgets those that are done.
+-- What nobody else does for a region: puts probes back whose lease ran out, finds those that nobody
+-- took in time, forgets those that are done.
 --
--- KEYS[1] the prefix. ARGV: region, now in us, the lease's margin in ms, consumer, how many probes to
+-- KEYS[1] the prefix. ARGV: region, now in us, the lease's margin in ms, consumer, how many bundles to
 -- answer at most, 1 when consumers of dead processes are to be forgotten too.
--- Answers a list of {id, deliveries, payload}: expired, poisonous or unreadable ones.
+-- Answers a list of {id, how many times it was handed out, bundle}: with expired or unreadable probes.
 local base, call, pcall = KEYS[1], redis.call, redis.pcall
 local region, now_us, margin = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local consumer, room, tidy = ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1'
-local key, retry = base .. ':s:' .. region, base .. ':retry:' .. region
-local out, woken = {}, false
+local key, out, back, taken = base .. ':s:' .. region, {}, 0, 0
 
--- The payload of an entry, its start-by in us and its timeout in ms; nothing of one that is not ours.
+-- A bundle, how many probes, the first start-by in us, the longest timeout in ms, and how many times it
+-- was handed out before; only the first of one that is not ours.
 local function read(entry)
-  local payload = entry[2][2]
-  if type(payload) ~= 'string' or #payload < 30 then return payload end
-  return payload, struct.unpack('>i8', payload, 2), struct.unpack('>I4', payload, 10)
+  local bundle, before = entry[2][2], tonumber(entry[2][4]) or 0
+  if entry[2][1] ~= 'b' or type(bundle) ~= 'string' or #bundle < 22 then return bundle or '' end
+  local probes, start_by, timeout = struct.unpack('>I2i8I4', bundle)
+  return bundle, probes, start_by, timeout, before
 end
 
-local function again(id)
-  call('SADD', retry, id)
-  woken = true
+-- Puts those of a bundle that are not done back on the stream, each by itself.
+local function split(bundle, probes, before)
+  local place = 23
+  for _ = 1, probes do
+    if place + 3 > #bundle then return end
+    local length = struct.unpack('>I4', bundle, place)
+    local payload = string.sub(bundle, place + 4, place + 3 + length)
+    if #payload < 30 then return end
+    local name = string.sub(payload, 14, 30)
+    local slot = struct.unpack('>i8', name)
+    local known = base .. ':done:' .. region .. ':' .. string.format('%.0f', math.floor(slot / 30000))
+    if call('SISMEMBER', known, name) == 0 then
+      local head = struct.pack('>I2', 1) .. string.sub(payload, 2, 13) .. string.sub(name, 1, 8)
+      call('XADD', key, '*', 'b', head .. string.sub(bundle, place, place + 3 + length), 'd', before + 1)
+      back = back + 1
+    end
+    place = place + 4 + length
+  end
 end
 
 local function overdue()
@@ -27,24 +43,21 @@ local function overdue()
   for _ = 1, 20 do
     local pending = call('XPENDING', key, 'w', 'IDLE', margin, from, '+', 100)
     for _, of in ipairs(pending) do
-      local id, idle, deliveries = of[1], of[3], of[4]
+      local id, idle = of[1], of[3]
       local entry = call('XRANGE', key, id, id)[1]
       if not entry then
-        if call('XACK', key, 'w', id) == 1 then call('HINCRBY', base .. ':count', 'probes', -1) end
+        call('XACK', key, 'w', id)
       else
-        local payload, start_by, timeout = read(entry)
-        if not timeout or idle >= timeout + margin then
-          local ends = not start_by or start_by < now_us or deliveries >= 3
-          if not ends or room > 0 then
-            -- It is the sweeper's for a lease; the hand-outs stay counted.
+        local bundle, probes, _, timeout, before = read(entry)
+        if not probes then
+          if room > 0 then
             call('XCLAIM', key, 'w', consumer, 0, id, 'JUSTID')
-            if ends then
-              out[#out + 1] = { id, deliveries, payload }
-              room = room - 1
-            else
-              again(id)
-            end
+            out[#out + 1] = { id, 0, bundle }
+            room = room - 1
           end
+        elseif idle >= timeout + margin then
+          split(bundle, probes, before)
+          call('XACK', key, 'w', id)
         end
       end
     end
@@ -61,26 +74,22 @@ local function delivered()
   end
 end
 
--- Probes that no worker takes: those too old to begin are taken off the head of the stream, and with
--- them those that lie between, which go to whoever comes.
+-- Probes that no worker takes: bundles with some too old to begin are taken off the head of the stream,
+-- and with them those that lie between.
 local function unread()
   local old = 0
   for i, entry in ipairs(call('XRANGE', key, '(' .. delivered(), '+', 'COUNT', 100)) do
-    local _, start_by = read(entry)
+    local _, _, start_by = read(entry)
     if not start_by or start_by < now_us then old = i end
   end
   old = math.min(old, room)
   if old == 0 then return end
-  local taken = call('XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', old, 'STREAMS', key, '>')
-  for _, entry in ipairs(taken and taken[1][2] or {}) do
-    local payload, start_by = read(entry)
-    if not start_by or start_by < now_us then
-      out[#out + 1] = { entry[1], 0, payload }
-      room = room - 1
-    else
-      call('XCLAIM', key, 'w', consumer, 0, entry[1], 'RETRYCOUNT', 0, 'JUSTID')
-      again(entry[1])
-    end
+  local answer = call('XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', old, 'STREAMS', key, '>')
+  for _, entry in ipairs(answer and answer[1][2] or {}) do
+    local bundle, probes, _, _, before = read(entry)
+    out[#out + 1] = { entry[1], before or 0, bundle }
+    taken = taken + (probes or 0)
+    room = room - 1
   end
 end
 
@@ -102,5 +111,6 @@ if tidy then
     if of['pending'] == 0 and of['idle'] > 600000 then call('XGROUP', 'DELCONSUMER', key, 'w', of['name']) end
   end
 end
-if woken then call('PUBLISH', base .. ':wake', 'p:' .. region) end
+if taken ~= back then call('HINCRBY', base .. ':count', 'flight', taken - back) end
+if back > 0 then call('PUBLISH', base .. ':wake', 'p:' .. region) end
 return out
