@@ -41,7 +41,9 @@ struct Draft {
     results: ResultColumns,
     states: StateColumns,
     /// Of the states, if they are not locked.
-    versions: Option<Vec<Version>>,
+    versions: Vec<Version>,
+    /// The states, as this node is to remember them.
+    written: Vec<(ServiceId, ReadState)>,
     entries: Vec<LogEntry>,
     /// Results that are there already and voted: their entries are looked for.
     repeated: Vec<(ServiceId, Applied)>,
@@ -63,6 +65,7 @@ impl PostgresResultStore {
             if let Some(recorded) = self.write(opened, batch.clone(), recorded.clone()).await? {
                 return Ok(recorded);
             }
+            self.remembered.forget(&ids);
         }
         let opened = self.lock(&ids).await?;
         self.write(opened, batch, recorded).await?.ok_or_else(outdated)
@@ -85,19 +88,20 @@ impl PostgresResultStore {
                 Err(why) => draft.recorded.set_aside.extend(results.into_values().map(|result| (result.id, why))),
             }
         }
-        let Draft { results, states, versions, mut entries, repeated, mut recorded } = draft;
+        let Draft { results, states, versions, mut written, mut entries, repeated, mut recorded } = draft;
         let late = self.rollups.late(results.places(), opened.now);
         let tx = &mut opened.tx;
         // First of all, so that results go in only if their states are what they were judged by. It
         // locks them, in order of id.
-        match versions {
-            None => states.update(&mut *tx).await?,
-            Some(versions) => {
-                if !states.update_unchanged(versions, &mut *tx).await? {
-                    opened.tx.rollback().await.map_err(from_sqlx)?;
-                    return Ok(None);
-                }
+        if let Some(writer) = opened.writer {
+            if !states.update_unchanged(&versions, &mut *tx).await? {
+                opened.tx.rollback().await.map_err(from_sqlx)?;
+                return Ok(None);
             }
+            written.iter_mut().for_each(|(_, state)| state.version = Some(Version::new(writer, &state.kept)));
+        } else {
+            written.clear();
+            states.update(&mut *tx).await?;
         }
         match results.insert(&mut *tx).await {
             Err(error) if is_without_partition(&error) => {
@@ -112,6 +116,7 @@ impl PostgresResultStore {
         append(tx, &mut entries).await?;
         entries.append(&mut entries_of(tx, &repeated).await?);
         opened.tx.commit().await.map_err(from_sqlx)?;
+        self.remembered.keep(written);
         entries.sort_by_key(|entry| entry.seq);
         entries.dedup_by_key(|entry| entry.seq);
         self.head.saw(&entries);
@@ -234,10 +239,10 @@ fn fold(
         draft.results.push(result, *region, *applied);
     }
     draft.entries.append(&mut folded.entries);
-    draft.states.push(id, &state, &kept);
-    if let Some(version) = version {
-        draft.versions.get_or_insert_default().push(version);
-    }
+    let snapshot = state.to_snapshot();
+    draft.written.push((id, ReadState { snapshot: snapshot.clone(), kept, version: None }));
+    draft.states.push(id, &state, snapshot, &kept);
+    draft.versions.extend(version);
     Ok(())
 }
 

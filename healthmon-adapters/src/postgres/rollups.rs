@@ -176,9 +176,13 @@ impl PostgresResultStore {
         let mut tx = self.postgres.begin_summing().await?;
         let oldest = self.partitions.oldest(&mut tx).await?.map_or(i64::MAX, hour_of);
         let newest = hour_of(now.before(CLOSED).as_millis());
-        sql("INSERT INTO rollup_progress (hour, service_id) SELECT $1, 0 \
+        // It begins with the first hour that has results, which are few then: what comes later for an
+        // earlier one is late.
+        sql("INSERT INTO rollup_progress (hour, service_id) \
+             SELECT least($1, coalesce((SELECT min(slot) FROM results) / $2, $1))::integer, 0 \
              WHERE NOT EXISTS (SELECT FROM rollup_progress) ON CONFLICT DO NOTHING")
-        .bind(number(oldest.min(newest)))
+        .bind(i64::from(number(newest)))
+        .bind(HOUR_MS)
         .execute(&mut *tx)
         .await
         .map_err(from_sqlx)?;

@@ -1,6 +1,9 @@
 //! The states' rows: locked in order of id, and written back many at a time.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use healthmon_core::{
     engine::{State, Thresholds},
@@ -11,6 +14,7 @@ use healthmon_core::{
     service::{Activity, Service},
     time::Timestamp,
 };
+use indexmap::IndexMap;
 use sqlx::{
     PgConnection, Postgres, Row, Transaction,
     postgres::{PgArguments, PgRow},
@@ -48,6 +52,7 @@ impl Kept {
 }
 
 /// A row of `states` as a transaction has read it.
+#[derive(Clone)]
 pub(super) struct ReadState {
     pub(super) snapshot: Vec<u8>,
     pub(super) kept: Kept,
@@ -55,11 +60,19 @@ pub(super) struct ReadState {
     pub(super) version: Option<Version>,
 }
 
-/// Tells whether a row is the one that was read: where it lies, and which transaction wrote it.
-#[derive(Debug, Clone)]
+/// Tells whether a row is the one that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Version {
-    place: String,
-    writer: String,
+    /// The transaction that wrote it: `xmin`.
+    writer: i64,
+    /// How far its results went. A number of a transaction comes again after four billion others.
+    stored_through: i64,
+}
+
+impl Version {
+    pub(super) const fn new(writer: i64, kept: &Kept) -> Self {
+        Self { writer, stored_through: kept.stored_through }
+    }
 }
 
 /// States that a transaction has read, and has locked or not.
@@ -68,6 +81,56 @@ pub(super) struct Opened {
     /// The server's time once everything was locked, or before anything was read.
     pub(super) now: Timestamp,
     pub(super) states: BTreeMap<ServiceId, ReadState>,
+    /// The number of this transaction, unless it has locked: `xmin` of what it writes.
+    pub(super) writer: Option<i64>,
+}
+
+/// States as this node has last written or read them, as many as there is room for: a recorder has
+/// the same services' results again and again. Whether they are so still, the update asks.
+///
+/// When there is no room, whatever chance points at makes some: services come round and round, and
+/// to let the oldest go would keep none.
+#[derive(Default)]
+pub(super) struct Remembered(Mutex<IndexMap<ServiceId, ReadState>>);
+
+impl Remembered {
+    /// Some 250 bytes each.
+    const MOST: usize = 200_000;
+
+    fn lock(&self) -> MutexGuard<'_, IndexMap<ServiceId, ReadState>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, ids: &[i64]) -> BTreeMap<ServiceId, ReadState> {
+        let known = self.lock();
+        let find = |id: &i64| {
+            let id = rows::service_id(*id).ok()?;
+            known.get(&id).map(|state| (id, state.clone()))
+        };
+        ids.iter().filter_map(find).collect()
+    }
+
+    pub(super) fn keep(&self, states: impl IntoIterator<Item = (ServiceId, ReadState)>) {
+        let mut known = self.lock();
+        for (id, state) in states {
+            if known.len() >= Self::MOST && !known.contains_key(&id) {
+                let chance = (state.kept.stored_through.unsigned_abs() ^ id.get() >> 3) % known.len() as u64;
+                known.swap_remove_index(chance as usize);
+            }
+            known.insert(id, state);
+        }
+    }
+
+    /// Lets go of these, which somebody else may have changed.
+    pub(super) fn forget(&self, ids: &[i64]) {
+        let mut known = self.lock();
+        ids.iter().filter_map(|id| rows::service_id(*id).ok()).for_each(|id| drop(known.swap_remove(&id)));
+    }
+
+    /// Lets go of all: the server may be another one.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
 }
 
 /// A service whose state is locked.
@@ -108,7 +171,7 @@ const LOCK: &str = "WITH l AS MATERIALIZED (SELECT * FROM states WHERE service_i
 /// A lock on a row is written to it and to the log of writes, which costs as much as the row's update.
 const LOOK: &str = "SELECT (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), (SELECT lineage()), \
          l.service_id, l.since, l.maintenance_until, l.stored_through, l.patience, l.look_at, l.snapshot, \
-         l.ctid::text, l.xmin::text \
+         l.xmin::text::bigint, (SELECT pg_current_xact_id()::xid::text::bigint) \
      FROM (VALUES (1)) one LEFT JOIN states l ON l.service_id = ANY($1)";
 
 impl PostgresResultStore {
@@ -118,10 +181,19 @@ impl PostgresResultStore {
         self.open(LOCK, ids).await
     }
 
-    /// Begins a transaction and reads the states of these services without locking them: what is
-    /// made of them is written with [`StateColumns::update_unchanged`].
+    /// Begins a transaction and reads the states of these services without locking them, or remembers
+    /// them: what is made of them is written with [`StateColumns::update_unchanged`].
     pub(super) async fn look(&self, ids: &[i64]) -> Result<Opened> {
-        self.open(LOOK, ids).await
+        let mut known = self.remembered.find(ids);
+        let unknown: Vec<i64> = if known.is_empty() {
+            ids.to_vec()
+        } else {
+            let is_known = |id: &i64| rows::service_id(*id).is_ok_and(|id| known.contains_key(&id));
+            ids.iter().copied().filter(|id| !is_known(id)).collect()
+        };
+        let mut opened = self.open(LOOK, &unknown).await?;
+        opened.states.append(&mut known);
+        Ok(opened)
     }
 
     async fn open(&self, statement: &'static str, ids: &[i64]) -> Result<Opened> {
@@ -141,7 +213,8 @@ impl PostgresResultStore {
                     states.insert(rows::service_id(id)?, read_state(row).map_err(from_sqlx)?);
                 }
             }
-            return Ok(Opened { tx, now, states });
+            let writer = read.first().filter(|row| row.len() > 10).map(|row| row.try_get(10));
+            return Ok(Opened { tx, now, states, writer: writer.transpose().map_err(from_sqlx)? });
         }
     }
 }
@@ -154,7 +227,7 @@ fn read_state(row: &PgRow) -> sqlx::Result<ReadState> {
         patience: row.try_get(6)?,
         look_at: row.try_get(7)?,
     };
-    let version = if row.len() > 9 { Some(Version { place: row.try_get(9)?, writer: row.try_get(10)? }) } else { None };
+    let version = if row.len() > 9 { Some(Version::new(row.try_get(9)?, &kept)) } else { None };
     Ok(ReadState { snapshot: row.try_get(8)?, kept, version })
 }
 
@@ -215,7 +288,7 @@ pub(super) struct StateColumns {
 }
 
 impl StateColumns {
-    pub(super) fn push(&mut self, id: ServiceId, state: &State<Thresholds>, kept: &Kept) {
+    pub(super) fn push(&mut self, id: ServiceId, state: &State<Thresholds>, snapshot: Vec<u8>, kept: &Kept) {
         self.id.push(id.as_i64());
         self.since.push(kept.since.as_micros());
         self.maintenance_until.push(kept.maintenance_until.map(Timestamp::as_micros));
@@ -224,12 +297,14 @@ impl StateColumns {
         self.look_at.push(kept.look_at);
         self.overlays.push(rows::overlay_bits(state));
         self.announced.push(state.announced().as_str());
-        self.snapshot.push(state.to_snapshot());
+        self.snapshot.push(snapshot);
     }
 
     pub(super) fn of<'a>(held: impl IntoIterator<Item = &'a Held>) -> Self {
         let mut columns = Self::default();
-        held.into_iter().for_each(|held| columns.push(held.service.id, &held.state, &held.kept));
+        held.into_iter().for_each(|held| {
+            columns.push(held.service.id, &held.state, held.state.to_snapshot(), &held.kept);
+        });
         columns
     }
 
@@ -245,20 +320,20 @@ impl StateColumns {
 
     /// Writes these rows, in order of id, if all of them are still as they were read. If not, says so,
     /// and the transaction must come to nothing.
-    pub(super) async fn update_unchanged(self, versions: Vec<Version>, tx: &mut PgConnection) -> Result<bool> {
+    pub(super) async fn update_unchanged(self, versions: &[Version], tx: &mut PgConnection) -> Result<bool> {
         const UPDATE: &str = update!(
-            ", $10::text[], $11::text[]",
-            ", place, writer",
-            // The place is quick to find; the writer tells whether it is the same row that lies there.
-            "WHERE t.ctid = u.place::tid AND t.xmin = u.writer::xid AND t.service_id = u.service_id"
+            ", $10::bigint[], $11::bigint[]",
+            ", writer, before",
+            "WHERE t.service_id = u.service_id AND t.xmin = u.writer::text::xid AND t.stored_through = u.before"
         );
         if self.id.is_empty() {
             return Ok(true);
         }
         let count = self.id.len() as u64;
-        let (places, writers): (Vec<_>, Vec<_>) = versions.into_iter().map(|read| (read.place, read.writer)).unzip();
+        let (writers, before): (Vec<_>, Vec<_>) =
+            versions.iter().map(|read| (read.writer, read.stored_through)).unzip();
         sqlx::raw_sql(LOOK_UP).execute(&mut *tx).await.map_err(from_sqlx)?;
-        let update = self.bind_to(sql(UPDATE)).bind(places).bind(writers);
+        let update = self.bind_to(sql(UPDATE)).bind(writers).bind(before);
         Ok(update.execute(tx).await.map_err(from_sqlx)?.rows_affected() == count)
     }
 

@@ -27,12 +27,14 @@ use super::{
     regions::Regions,
     rollups::{Rollups, hour_of},
     rows,
+    states::Remembered,
 };
 
 /// A [`ResultStore`] in PostgreSQL, for any number of nodes.
 ///
 /// Its time is the server's. What it keeps in memory, another node has too or reads anew: regions'
-/// numbers, which partitions there are, and the newest place of the log that it has seen.
+/// numbers, which partitions there are, the newest place of the log that it has seen, and states, of
+/// which it is asked at each update whether they are so still.
 ///
 /// # The log's identity
 ///
@@ -47,6 +49,7 @@ pub struct PostgresResultStore {
     pub(super) partitions: Partitions,
     pub(super) rollups: Rollups,
     pub(super) head: Head,
+    pub(super) remembered: Remembered,
     /// When old rows were last let go.
     retained: Mutex<Option<Timestamp>>,
 }
@@ -71,6 +74,7 @@ impl PostgresResultStore {
             rollups: Rollups::default(),
             postgres,
             head: Head::default(),
+            remembered: Remembered::default(),
             retained: Mutex::default(),
         };
         bounded(async {
@@ -93,6 +97,7 @@ impl PostgresResultStore {
         self.regions.forget();
         self.partitions.forget();
         self.rollups.partitions.forget();
+        self.remembered.clear();
         Ok(())
     }
 

@@ -59,7 +59,7 @@ pub(super) struct At {
 }
 
 impl At {
-    pub(super) fn receipt(self, region: usize) -> Receipt {
+    fn receipt(self, region: usize) -> Receipt {
         let region = u32::try_from(region).unwrap_or(u32::MAX) & 0xffff;
         Receipt { stream: u32::from(self.size) << 24 | u32::from(self.place) << 16 | region, id: self.id }
     }
@@ -82,6 +82,13 @@ pub(super) struct Ended {
     /// How many times it has been handed out to workers.
     pub(super) deliveries: u32,
     pub(super) payload: Bytes,
+}
+
+impl Ended {
+    /// Whether it may be begun at this time.
+    pub(super) fn starts_by(&self, now: Timestamp) -> bool {
+        self.at.is_some() && Head::read(&self.payload).is_ok_and(|(head, _)| head.start_by >= now)
+    }
 }
 
 /// What is done of each bundle that this process has, as far as Redis has confirmed it.
@@ -128,6 +135,15 @@ impl Bundles {
             bundles.remove(&key);
         }
         done
+    }
+
+    /// Takes note that these are no longer this process's.
+    pub(super) fn are_back(&self, region: &Region, probes: &[Ended]) {
+        let mut parts = Parts::default();
+        probes.iter().filter_map(|probe| probe.at).for_each(|at| parts.add(region, at, None));
+        for part in parts.0.values() {
+            self.confirm(part);
+        }
     }
 
     /// Forgets bundles that nobody completed in so long: others have had them since.
@@ -189,23 +205,21 @@ impl Inner {
     fn enqueue_arguments(&self, probes: &[Probe]) -> Result<Vec<Value>, serde_json::Error> {
         let mut order: Vec<&Probe> = probes.iter().collect();
         order.sort_by(|a, b| a.id.region.cmp(&b.id.region).then_with(|| a.id.slot.cmp(&b.id.slot)));
-        let mut claims: Vec<Claim> = Vec::new();
-        let mut numbers: HashMap<Claim, u16> = HashMap::new();
+        let (mut claims, mut numbers) = (BytesMut::new(), HashMap::<Claim, u16>::new());
         for claim in order.iter().filter_map(|probe| probe.claim) {
+            let number = u16::try_from(numbers.len() + 1).unwrap_or(u16::MAX);
             numbers.entry(claim).or_insert_with(|| {
-                claims.push(claim);
-                u16::try_from(claims.len()).unwrap_or(u16::MAX)
+                claims.put_u16(claim.shard.0);
+                claims.put_u64(claim.epoch.0);
+                number
             });
         }
         let bundles: Vec<&[&Probe]> = order
             .chunk_by(|a, b| a.id.region == b.id.region && bucket(&a.id) == bucket(&b.id))
             .flat_map(|same| same.chunks(codec::PROBES))
             .collect();
-        let mut arguments = Vec::with_capacity(3 + claims.len() * 2 + bundles.len() * 5);
-        arguments.extend([size(self.limits.capacity), size(probes.len()), size(claims.len())]);
-        for claim in &claims {
-            arguments.extend([i64::from(claim.shard.0).into(), Value::from(claim.epoch.0.to_string())]);
-        }
+        let mut arguments = Vec::with_capacity(3 + bundles.len() * 5);
+        arguments.extend([size(self.limits.capacity), size(probes.len()), Value::Bytes(claims.freeze())]);
         let written = self.encoder.encode(bundles.iter().copied())?;
         for (bundle, written) in bundles.into_iter().zip(written) {
             let (mut claimed, mut names) = (BytesMut::new(), BytesMut::with_capacity(bundle.len() * codec::NAME));
@@ -289,7 +303,7 @@ impl Inner {
     }
 
     /// Puts probes back as if they had not been handed out.
-    pub(super) async fn give_back(&self, unclaimed: Vec<Delivery>) {
+    async fn give_back(&self, unclaimed: Vec<Delivery>) {
         if unclaimed.is_empty() {
             return;
         }

@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use fred::types::Value;
-use healthmon_core::{
-    id::Region,
-    ports::{Delivery, QueueError},
-};
+use healthmon_core::{id::Region, ports::QueueError};
 
 use super::{
     connection::{Script, items, number, strings},
@@ -86,25 +83,21 @@ impl Inner {
         ];
         let answer = items(self.connection.run(&SWEEP, arguments).await?);
         let more = i64::try_from(answer.len()).unwrap_or(0) >= ROOM;
-        let (mut ended, mut others) = (Vec::new(), Vec::new());
+        let mut ended = Vec::new();
         for entry in answer {
             let mut entry = items(entry).into_iter();
             let id = entry.next().and_then(Value::into_string).and_then(|id| entry_id(&id));
             let (Some(id), Some(before), Some(bundle)) = (id, entry.next(), entry.next()) else { continue };
             let before = u32::try_from(number(&before)).unwrap_or(u32::MAX);
-            for probe in self.taken(region, id, bundle.into_bytes().unwrap_or_default(), before) {
-                match (self.decoder.decode(region, &probe.payload), probe.at) {
-                    (Ok(decoded), Some(at)) if decoded.start_by >= now => {
-                        others.push(Delivery { probe: decoded, delivery: before + 1, receipt: at.receipt(0) });
-                    }
-                    _ => ended.push(probe),
-                }
-            }
+            let probes = self.taken(region, id, bundle.into_bytes().unwrap_or_default(), before);
+            // The script went by the same time: what may be begun is back on the stream.
+            let (back, late): (Vec<_>, _) = probes.into_iter().partition(|probe| probe.starts_by(now));
+            self.bundles.are_back(region, &back);
+            ended.extend(late);
         }
         if !ended.is_empty() {
             self.give_up(ended).await?;
         }
-        self.give_back(others).await;
         Ok(more)
     }
 }

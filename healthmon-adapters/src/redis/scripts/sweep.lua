@@ -3,7 +3,8 @@
 --
 -- KEYS[1] the prefix. ARGV: region, now in us, the lease's margin in ms, consumer, how many bundles to
 -- answer at most, 1 when consumers of dead processes are to be forgotten too.
--- Answers a list of {id, how many times it was handed out, bundle}: with expired or unreadable probes.
+-- Answers a list of {id, how many times it was handed out, bundle}: with expired or unreadable probes, and
+-- with others that have gone back.
 local base, call, pcall = KEYS[1], redis.call, redis.pcall
 local region, now_us, margin = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local consumer, room, tidy = ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1'
@@ -18,24 +19,32 @@ local function read(entry)
   return bundle, probes, start_by, timeout, before
 end
 
--- Puts those of a bundle that are not done back on the stream, each by itself.
-local function split(bundle, probes, before)
-  local place = 23
+-- Puts probes of a bundle back on the stream, each by itself: those that are not done, of a bundle whose
+-- worker is gone; those that may be begun still, of one that was waiting. Answers whether it was all of them.
+local function split(bundle, probes, before, gone)
+  local place, rest = 23, 0
   for _ = 1, probes do
-    if place + 3 > #bundle then return end
+    if place + 3 > #bundle then return false end
     local length = struct.unpack('>I4', bundle, place)
     local payload = string.sub(bundle, place + 4, place + 3 + length)
-    if #payload < 30 then return end
-    local name = string.sub(payload, 14, 30)
-    local slot = struct.unpack('>i8', name)
-    local known = base .. ':done:' .. region .. ':' .. string.format('%.0f', math.floor(slot / 30000))
-    if call('SISMEMBER', known, name) == 0 then
+    if #payload < 30 then return false end
+    local name, wanted = string.sub(payload, 14, 30), true
+    if gone then
+      local bucket = string.format('%.0f', math.floor(struct.unpack('>i8', name) / 30000))
+      wanted = call('SISMEMBER', base .. ':done:' .. region .. ':' .. bucket, name) == 0
+    else
+      wanted = struct.unpack('>i8', payload, 2) >= now_us
+    end
+    if wanted then
       local head = struct.pack('>I2', 1) .. string.sub(payload, 2, 13) .. string.sub(name, 1, 8)
-      call('XADD', key, '*', 'b', head .. string.sub(bundle, place, place + 3 + length), 'd', before + 1)
+      call('XADD', key, '*', 'b', head .. string.sub(bundle, place, place + 3 + length), 'd', before)
       back = back + 1
+    else
+      rest = rest + 1
     end
     place = place + 4 + length
   end
+  return rest == 0
 end
 
 local function overdue()
@@ -56,7 +65,7 @@ local function overdue()
             room = room - 1
           end
         elseif idle >= timeout + margin then
-          split(bundle, probes, before)
+          split(bundle, probes, before + 1, true)
           call('XACK', key, 'w', id)
         end
       end
@@ -75,7 +84,7 @@ local function delivered()
 end
 
 -- Probes that no worker takes: bundles with some too old to begin are taken off the head of the stream,
--- and with them those that lie between.
+-- and with them those that lie between. What may be begun still goes back.
 local function unread()
   local old = 0
   for i, entry in ipairs(call('XRANGE', key, '(' .. delivered(), '+', 'COUNT', 100)) do
@@ -87,9 +96,13 @@ local function unread()
   local answer = call('XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', old, 'STREAMS', key, '>')
   for _, entry in ipairs(answer and answer[1][2] or {}) do
     local bundle, probes, _, _, before = read(entry)
-    out[#out + 1] = { entry[1], before or 0, bundle }
     taken = taken + (probes or 0)
-    room = room - 1
+    if probes and split(bundle, probes, before, false) then
+      call('XACK', key, 'w', entry[1])
+    else
+      out[#out + 1] = { entry[1], before or 0, bundle }
+      room = room - 1
+    end
   end
 end
 
