@@ -62,10 +62,12 @@ pub(crate) fn tls(kind: Kind, places: &Places) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
+type Asked<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// A client, which asks one host.
 pub(crate) struct Client {
     kind: Kind,
-    host: String,
+    host: Arc<str>,
     ports: Ports,
     shared: Shared,
     service: ServiceId,
@@ -75,83 +77,79 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(kind: Kind, n: usize, ports: Ports, shared: Shared, service: ServiceId) -> Self {
-        Self { kind, host: kind.host(n), ports, shared, service, http: None, grpc: None }
+        Self { kind, host: kind.host(n).into(), ports, shared, service, http: None, grpc: None }
     }
 
-    pub(crate) async fn ask(&mut self) {
+    /// Each kind's future is as large as that kind needs.
+    pub(crate) fn ask(&mut self) -> Asked<'_> {
+        let (host, kind) = (Arc::clone(&self.host), self.kind);
         let Ports { http, json, https, tls, grpc, banner, websocket, dns } = self.ports;
-        match self.kind {
-            Kind::Http | Kind::HttpNamed => get::get((self.host.as_str(), http)).await,
-            Kind::HttpJudged => get::get((self.host.as_str(), json)).await,
-            Kind::HttpKept => {
+        match kind {
+            Kind::Http | Kind::HttpNamed => Box::pin(async move { get::get((&*host, http)).await }),
+            Kind::HttpJudged => Box::pin(async move { get::get((&*host, json)).await }),
+            Kind::HttpKept => Box::pin(async move {
                 let sender = match &mut self.http {
                     Some(sender) => sender,
-                    none => none.insert(get::open(get::connect((self.host.as_str(), http)).await).await),
+                    none => none.insert(get::open(get::connect((&*self.host, http)).await).await),
                 };
                 sender.ready().await.expect("an open connection");
                 get::ask(sender).await;
-            }
-            Kind::Https | Kind::HttpsResumed | Kind::HttpsOwnRoot => {
+            }),
+            Kind::Https | Kind::HttpsResumed | Kind::HttpsOwnRoot => Box::pin(async move {
                 let session = self.shake_hands(https).await;
                 get::ask(&mut get::open(session).await).await;
-            }
-            Kind::Grpc => self.open_grpc(grpc).await.ask().await,
-            Kind::GrpcKept => {
+            }),
+            Kind::Grpc => Box::pin(async move { check(open_grpc(&host, grpc).await).await }),
+            Kind::GrpcKept => Box::pin(async move {
                 if self.grpc.is_none() {
-                    self.grpc = Some(self.open_grpc(grpc).await.0);
+                    self.grpc = Some(open_grpc(&self.host, grpc).await);
                 }
-                let client = self.grpc.clone().expect("opened");
-                Health(client).ask().await;
-            }
-            Kind::Tcp => drop(get::connect((self.host.as_str(), banner)).await),
-            Kind::TcpBanner => {
-                let mut stream = get::connect((self.host.as_str(), banner)).await;
+                check(self.grpc.clone().expect("opened")).await;
+            }),
+            Kind::Tcp => Box::pin(async move { drop(get::connect((&*host, banner)).await) }),
+            Kind::TcpBanner => Box::pin(async move {
+                let mut stream = get::connect((&*host, banner)).await;
                 let mut heard = [0; 64];
                 let n = stream.read(&mut heard).await.expect("a greeting");
                 assert!(heard[..n].starts_with(b"220 "));
-            }
+            }),
             // By the book, as the prober ends it.
-            Kind::Tls => self.shake_hands(tls).await.shutdown().await.expect("an end"),
-            Kind::WebSocket => {
-                let stream = get::connect((self.host.as_str(), websocket)).await;
-                let url = format!("ws://{}:{websocket}/", self.host);
+            Kind::Tls => Box::pin(async move { self.shake_hands(tls).await.shutdown().await.expect("an end") }),
+            Kind::WebSocket => Box::pin(async move {
+                let stream = get::connect((&*host, websocket)).await;
+                let url = format!("ws://{host}:{websocket}/");
                 let (mut session, _) = tokio_tungstenite::client_async(url, stream).await.expect("an upgrade");
                 session.close(None).await.expect("an end");
                 while let Some(Ok(_)) = session.next().await {}
-            }
-            Kind::Dns => ask_name_server(&self.host, dns).await,
-            Kind::Icmp => ping(&self.host, self.service.get()).await,
-            Kind::Heartbeat => {
+            }),
+            Kind::Dns => Box::pin(async move { ask_name_server(&host, dns).await }),
+            Kind::Icmp => Box::pin(async move { ping(&host, self.service.get()).await }),
+            Kind::Heartbeat => Box::pin(async {
                 let heard = self.shared.heartbeats.heard(self.service).await.expect("a store");
                 assert!(heard.is_some_and(|heard| heard.pulse.success.is_some()));
-            }
+            }),
         }
     }
 
     async fn shake_hands(&self, port: u16) -> TlsStream<TcpStream> {
-        let stream = get::connect((self.host.as_str(), port)).await;
-        let name = ServerName::try_from(self.host.clone()).expect("a name");
+        let stream = get::connect((&*self.host, port)).await;
+        let name = ServerName::try_from(self.host.to_string()).expect("a name");
         self.shared.tls.connect(name, stream).await.expect("a handshake")
-    }
-
-    async fn open_grpc(&self, port: u16) -> Health {
-        let stream = get::connect((self.host.as_str(), port)).await;
-        let opened = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
-        let (sender, connection) = opened.expect("a handshake");
-        tokio::spawn(connection);
-        let origin = format!("http://{}:{port}", self.host).parse().expect("a URL");
-        Health(HealthClient::with_origin(Channel(sender), origin))
     }
 }
 
-struct Health(HealthClient<Channel>);
+async fn open_grpc(host: &str, port: u16) -> HealthClient<Channel> {
+    let stream = get::connect((&*host, port)).await;
+    let opened = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (sender, connection) = opened.expect("a handshake");
+    tokio::spawn(connection);
+    HealthClient::with_origin(Channel(sender), format!("http://{host}:{port}").parse().expect("a URL"))
+}
 
-impl Health {
-    async fn ask(mut self) {
-        let request = HealthCheckRequest { service: "shop.v1.Cart".to_owned() };
-        let answer = self.0.check(request).await.expect("an answer");
-        assert_eq!(answer.get_ref().status, 1);
-    }
+async fn check(mut client: HealthClient<Channel>) {
+    let request = HealthCheckRequest { service: "shop.v1.Cart".to_owned() };
+    let answer = client.check(request).await.expect("an answer");
+    assert_eq!(answer.get_ref().status, 1);
 }
 
 /// hyper's HTTP/2 client as tonic wants it.

@@ -58,7 +58,9 @@ pub(crate) fn run(args: &[&str]) {
     let files = rlimit::increase_nofile_limit(u64::MAX).expect("more files");
     let needed = count + CROWD + WELL + 500;
     if files < needed {
-        println!("{count} probes in flight need {needed} open files, and the system's hard limit is {files} (ulimit -Hn)");
+        println!(
+            "{count} probes in flight need {needed} open files, and the system's hard limit is {files} (ulimit -Hn)"
+        );
         std::process::exit(1);
     }
     let target = Child::start("role-target", &[]);

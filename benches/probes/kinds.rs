@@ -84,7 +84,13 @@ impl Kind {
     pub(crate) const fn can_wait(self) -> bool {
         !matches!(
             self,
-            Self::HttpKept | Self::HttpNamed | Self::HttpsResumed | Self::GrpcKept | Self::Tcp | Self::Icmp | Self::Heartbeat
+            Self::HttpKept
+                | Self::HttpNamed
+                | Self::HttpsResumed
+                | Self::GrpcKept
+                | Self::Tcp
+                | Self::Icmp
+                | Self::Heartbeat
         )
     }
 

@@ -24,6 +24,7 @@ mod bare;
 mod get;
 mod in_flight;
 mod kinds;
+#[expect(dead_code, reason = "the bench of the whole monitor needs more of it")]
 #[path = "../load/process.rs"]
 mod process;
 mod target;
@@ -93,13 +94,14 @@ fn read(places: &str) -> Places {
 }
 
 fn compare(words: &[&str]) {
-    let seconds = words.iter().position(|word| *word == "--seconds").map_or(2.0, |at| {
-        words.get(at + 1).and_then(|seconds| seconds.parse().ok()).expect("--seconds and a number")
-    });
+    let seconds = words
+        .iter()
+        .position(|word| *word == "--seconds")
+        .map_or(2.0, |at| words.get(at + 1).and_then(|seconds| seconds.parse().ok()).expect("--seconds and a number"));
     let wanted: Vec<&&str> = words.iter().take_while(|word| **word != "--seconds").collect();
-    let kinds = Kind::ALL.into_iter().filter(|kind| {
-        wanted.is_empty() || wanted.iter().any(|wanted| kind.name().starts_with(**wanted))
-    });
+    let kinds = Kind::ALL
+        .into_iter()
+        .filter(|kind| wanted.is_empty() || wanted.iter().any(|wanted| kind.name().starts_with(**wanted)));
     let target = Child::start("role-target", &[]);
     let places = target.line();
     println!(

@@ -12,7 +12,7 @@ use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpSocket, TcpStream, UdpSocket},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -108,7 +108,10 @@ fn identity() -> (String, TlsAcceptor) {
 
 /// Gives each connection to `serve`; answers its port.
 async fn listen<F: Future<Output = ()> + Send + 'static>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> u16 {
-    let listener = TcpListener::bind("0.0.0.0:0").await.expect("a port");
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("0.0.0.0:0".parse().expect("an address")).expect("a port");
+    // Whoever comes when its queue is full is let in a second later.
+    let listener = socket.listen(4_096).expect("a listener");
     let port = listener.local_addr().expect("bound").port();
     tokio::spawn(async move {
         loop {
