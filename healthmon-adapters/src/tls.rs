@@ -54,7 +54,8 @@ use crate::{
 /// ```
 ///
 /// A peer that wants a certificate of ours may say so only after the handshake (with TLS 1.3), so
-/// that it takes a dialogue to see it.
+/// that it takes a dialogue to see it. So does what it takes to resume a session: with `resumption`, one is
+/// resumed only where there is a dialogue.
 ///
 /// # Reasons
 ///
