@@ -1,7 +1,7 @@
 //! Sessions that may be resumed.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -16,7 +16,11 @@ use rustls::{
 /// come; services that come round and round and are more than that would never find theirs.
 const SERVERS: usize = 2_048;
 
-/// One session for a server, the newest: it is what its next probe needs.
+/// How many tickets of TLS 1.3 are kept for a server. Each is good for one handshake: several services
+/// may be there, and be probed at once.
+const TICKETS: usize = 4;
+
+/// The newest sessions of each server.
 #[derive(Default)]
 pub(super) struct Sessions(Mutex<HashMap<ServerName<'static>, Session>>);
 
@@ -24,7 +28,8 @@ pub(super) struct Sessions(Mutex<HashMap<ServerName<'static>, Session>>);
 struct Session {
     group: Option<NamedGroup>,
     tls12: Option<Tls12ClientSessionValue>,
-    tls13: Option<Tls13ClientSessionValue>,
+    /// The newest last.
+    tls13: VecDeque<Tls13ClientSessionValue>,
 }
 
 impl fmt::Debug for Sessions {
@@ -74,10 +79,15 @@ impl ClientSessionStore for Sessions {
     }
 
     fn insert_tls13_ticket(&self, server: ServerName<'static>, value: Tls13ClientSessionValue) {
-        self.edit(server, |session| session.tls13 = Some(value));
+        self.edit(server, |session| {
+            if session.tls13.len() >= TICKETS {
+                session.tls13.pop_front();
+            }
+            session.tls13.push_back(value);
+        });
     }
 
     fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.kept().get_mut(server).and_then(|session| session.tls13.take())
+        self.kept().get_mut(server).and_then(|session| session.tls13.pop_back())
     }
 }
