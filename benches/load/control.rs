@@ -8,11 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-
-use crate::process::{Report, Usage};
+use crate::{
+    get::get,
+    process::{Report, Usage},
+};
 
 /// Requests under way at once when it goes as fast as it can.
 const AT_ONCE: usize = 64;
@@ -30,7 +29,7 @@ pub(crate) async fn run(args: &[&str]) {
             let (done, port) = (Arc::clone(&done), ports[n % ports.len()]);
             tokio::spawn(async move {
                 while Instant::now() < end {
-                    get(port).await;
+                    get(("127.0.0.1", port)).await;
                     done.fetch_add(1, Ordering::Relaxed);
                 }
             })
@@ -47,7 +46,7 @@ pub(crate) async fn run(args: &[&str]) {
             for n in started..wanted {
                 let (done, port) = (Arc::clone(&done), ports[n as usize % ports.len()]);
                 tokio::spawn(async move {
-                    get(port).await;
+                    get(("127.0.0.1", port)).await;
                     done.fetch_add(1, Ordering::Relaxed);
                 });
             }
@@ -62,16 +61,4 @@ pub(crate) async fn run(args: &[&str]) {
         ..Report::default()
     }
     .send();
-}
-
-async fn get(port: u16) {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
-    stream.set_nodelay(true).expect("TCP_NODELAY");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
-    tokio::spawn(connection);
-    let request = hyper::Request::get("/").header("host", "127.0.0.1").body(Empty::<bytes::Bytes>::new());
-    let answer = sender.send_request(request.expect("a request")).await.expect("an answer");
-    assert_eq!(answer.status(), 200);
-    answer.into_body().collect().await.expect("a body");
 }

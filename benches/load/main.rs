@@ -35,9 +35,11 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
+mod answer;
 mod cluster;
 mod control;
 mod driven;
+mod get;
 mod process;
 mod target;
 

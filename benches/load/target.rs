@@ -1,12 +1,10 @@
 //! The cheapest HTTP target there is, on several ports, so that no pair of addresses runs out.
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
+use tokio::net::TcpListener;
+
+use crate::answer::{OK, answer};
 
 const PORTS: usize = 16;
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[tokio::main]
 pub(crate) async fn run() {
@@ -17,28 +15,11 @@ pub(crate) async fn run() {
         tokio::spawn(async move {
             loop {
                 if let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(answer(stream));
+                    tokio::spawn(answer(stream, OK));
                 }
             }
         });
     }
     println!("{}", ports.join(","));
     std::future::pending::<()>().await;
-}
-
-async fn answer(mut stream: TcpStream) {
-    let mut buffer = [0; 1024];
-    let mut end = 0;
-    while let Ok(n @ 1..) = stream.read(&mut buffer[end..]).await {
-        end += n;
-        if buffer[..end].ends_with(b"\r\n\r\n") {
-            end = 0;
-            if stream.write_all(ANSWER).await.is_err() {
-                return;
-            }
-        }
-        if end == buffer.len() {
-            return;
-        }
-    }
 }

@@ -22,11 +22,14 @@ use healthmon_core::{
 use tokio::time::Instant;
 use url::Host;
 
-use crate::net::{
-    Dialer, Progress,
-    attempt::{Attempt, Fault},
-    host::borrowed,
-    tls::{Alpn, TlsClient, TlsSetupError},
+use crate::{
+    net::{
+        Dialer, Progress,
+        attempt::{Attempt, Fault},
+        host::borrowed,
+        tls::{Alpn, TlsClient, TlsSetupError},
+    },
+    prepared::Prepared,
 };
 use exchange::{Heard, over_datagrams, over_stream};
 use message::{Answer, Query};
@@ -103,6 +106,7 @@ pub struct DnsProberConfig {
 pub struct DnsProber {
     dialer: Arc<Dialer>,
     tls: TlsClient,
+    prepared: Prepared<Settings>,
 }
 
 impl DnsProber {
@@ -111,11 +115,11 @@ impl DnsProber {
     /// # Errors
     /// When an extra root is no certificate.
     pub fn new(config: DnsProberConfig) -> Result<Self, TlsSetupError> {
-        Ok(Self { dialer: config.dialer, tls: TlsClient::new(&config.extra_roots)? })
+        Ok(Self { dialer: config.dialer, tls: TlsClient::new(&config.extra_roots)?, prepared: Prepared::default() })
     }
 
     async fn perform(&self, probe: &Probe, mut progress: Progress) -> Inspection {
-        let settings = match Settings::read(&probe.service.settings) {
+        let settings = match self.prepared.of(&probe.service) {
             Ok(settings) => settings,
             Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
         };

@@ -17,10 +17,9 @@ use async_trait::async_trait;
 use healthmon_core::{
     id::ServiceId,
     ports::Prober,
-    probe::{FailReason, IndeterminateReason, Inspection, Observation, Probe},
+    probe::{FailReason, Inspection, Observation, Probe},
     service::{FieldErrors, Service, ServiceSettings},
 };
-use hyper::Uri;
 use tokio::time::Instant;
 use tonic::{Extensions, Request, metadata::MetadataMap};
 use tonic_health::pb::HealthCheckRequest;
@@ -33,11 +32,12 @@ use crate::{
         pool::Pool,
         tls::{Alpn, TlsClient, TlsError, TlsSettings, TlsSetupError},
     },
+    prepared::Prepared,
     secrets::Secrets,
 };
 use link::Link;
 use metadata::Redactor;
-use settings::{Asked, Reuse, Security, Settings, Watched};
+use settings::{Asked, Asking, Reuse, Security, Settings, Watched};
 use wire::{End, Wire};
 
 /// How a [`GrpcProber`] is set up.
@@ -137,6 +137,7 @@ pub struct GrpcProber {
     tls: TlsClient,
     secrets: Secrets,
     pool: Option<Pool<MadeFor, Link>>,
+    prepared: Prepared<Asking>,
 }
 
 /// What a kept connection was made for.
@@ -156,37 +157,21 @@ impl GrpcProber {
     pub fn new(config: GrpcProberConfig) -> Result<Self, TlsSetupError> {
         let tls = TlsClient::new(&config.extra_roots)?.with_secrets(config.secrets.clone());
         let pool = config.idle_connections.map(|most| Pool::new(most, config.idle_timeout));
-        Ok(Self { dialer: config.dialer, tls, secrets: config.secrets, pool })
+        Ok(Self { dialer: config.dialer, tls, secrets: config.secrets, pool, prepared: Prepared::default() })
     }
 
     async fn perform(&self, probe: &Probe, progress: Progress) -> Inspection {
-        let parsed;
-        let settings = if probe.service.settings.options.is_empty() {
-            Settings::plain()
-        } else {
-            match Settings::read(&probe.service.settings.options) {
-                Ok(read) => {
-                    parsed = read;
-                    &parsed
-                }
-                Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
-            }
-        };
-        let asked = match Asked::read(&probe.service.settings.url.url()) {
-            Ok(asked) => asked,
-            Err(problem) => return Inspection::of(unsupported(format!("the target {problem}")).into()),
+        let asking = match self.prepared.of(&probe.service) {
+            Ok(asking) => asking,
+            Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
         };
         let (attempt, mut progress) = (Attempt::begin(probe), progress);
         let (service, deadline) = (probe.service.id, attempt.deadline());
-        let exchange = Exchange { prober: self, service, settings, asked: &asked, deadline };
+        let exchange = Exchange { prober: self, service, asking: &asking, deadline };
         // Boxed, for it is large and a probe's future is moved about.
         let ended = attempt.limit(Box::pin(exchange.run(&mut progress))).await;
-        attempt.inspected(ended, progress, &settings.expectations)
+        attempt.inspected(ended, progress, &asking.settings.expectations)
     }
-}
-
-fn unsupported(detail: String) -> Fault {
-    Fault::indeterminate(IndeterminateReason::Unsupported, detail)
 }
 
 #[async_trait]
@@ -225,14 +210,12 @@ impl Prober for GrpcProber {
 struct Exchange<'a> {
     prober: &'a GrpcProber,
     service: ServiceId,
-    settings: &'a Settings,
-    asked: &'a Asked,
+    asking: &'a Asking,
     deadline: Instant,
 }
 
 /// What is sent.
 struct Question {
-    origin: Uri,
     metadata: MetadataMap,
     redactor: Redactor,
 }
@@ -255,22 +238,20 @@ enum Exchanged {
 impl Exchange<'_> {
     async fn run(&self, progress: &mut Progress) -> Result<(), Fault> {
         let question = self.question()?;
-        let service = self.asked.service.as_str();
+        let service = self.asking.asked.service.as_str();
         progress.learn("asks for", if service.is_empty() { "the server as a whole" } else { service });
         let ended = self.ask(&question, progress).await;
         ended.map_err(|fault| Fault { detail: question.redactor.redact(&fault.detail), ..fault })
     }
 
     fn question(&self) -> Result<Question, Fault> {
-        let origin = self.asked.origin(self.settings.authority.as_ref());
-        let origin = origin.map_err(|error| unsupported(format!("the target cannot be addressed: {error}")))?;
         let mut metadata = MetadataMap::new();
-        let redactor = self.settings.metadata.reveal(&self.prober.secrets, &mut metadata)?;
-        Ok(Question { origin, metadata, redactor })
+        let redactor = self.asking.settings.metadata.reveal(&self.prober.secrets, &mut metadata)?;
+        Ok(Question { metadata, redactor })
     }
 
     fn request(&self, question: &Question) -> Request<HealthCheckRequest> {
-        let message = HealthCheckRequest { service: self.asked.service.clone() };
+        let message = HealthCheckRequest { service: self.asking.asked.service.clone() };
         Request::from_parts(question.metadata.clone(), Extensions::default(), message)
     }
 
@@ -287,28 +268,28 @@ impl Exchange<'_> {
     }
 
     fn pool(&self) -> Option<&Pool<MadeFor, Link>> {
-        match self.settings.reuse {
+        match self.asking.settings.reuse {
             Reuse::KeepAlive => self.prober.pool.as_ref(),
             Reuse::Fresh => None,
         }
     }
 
     fn made_for(&self) -> MadeFor {
-        let Asked { host, port, security, .. } = self.asked;
-        MadeFor { host: host.clone(), port: *port, security: *security, tls: self.settings.tls.clone() }
+        let Asked { host, port, security, .. } = &self.asking.asked;
+        MadeFor { host: host.clone(), port: *port, security: *security, tls: self.asking.settings.tls.clone() }
     }
 
     async fn connect(&self, progress: &mut Progress) -> Result<Link, Fault> {
-        let host = || match &self.asked.host {
+        let host = || match &self.asking.asked.host {
             Host::Domain(name) => Host::Domain(name.as_str()),
             Host::Ipv4(address) => Host::Ipv4(*address),
             Host::Ipv6(address) => Host::Ipv6(*address),
         };
-        let stream = self.prober.dialer.dial(host(), self.asked.port, self.deadline, progress).await?;
-        if self.asked.security == Security::Plain {
+        let stream = self.prober.dialer.dial(host(), self.asking.asked.port, self.deadline, progress).await?;
+        if self.asking.asked.security == Security::Plain {
             return Link::open(Wire::new(stream), None).await;
         }
-        let handshake = self.prober.tls.handshake(stream, host(), &self.settings.tls, Alpn::Http2, progress);
+        let handshake = self.prober.tls.handshake(stream, host(), &self.asking.settings.tls, Alpn::Http2, progress);
         let session = Box::pin(handshake).await.map_err(refused)?;
         if session.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(Fault::fail(FailReason::Protocol, NO_HTTP2));
@@ -325,7 +306,7 @@ impl Exchange<'_> {
     ) -> Result<Exchanged, Fault> {
         let mut request = self.request(question);
         request.set_timeout(self.deadline.saturating_duration_since(Instant::now()));
-        let (answered, heard) = link.check(question.origin.clone(), request, progress).await;
+        let (answered, heard) = link.check(self.asking.origin.clone(), request, progress).await;
         let told = heard.so_far();
         let unanswered = told.head.is_none() && told.broken.is_some();
         if source == Source::Pool && unanswered && link.meter().end() != Some(End::TooMuch) {

@@ -16,6 +16,7 @@ use healthmon_core::{
 use tokio::time::{Instant, timeout};
 
 use self::{judge::Expected, settings::Settings};
+use crate::prepared::Prepared;
 
 /// Probes `heartbeat` targets: services that are not asked, but report in.
 ///
@@ -51,17 +52,18 @@ use self::{judge::Expected, settings::Settings};
 /// While a run is under way that began in time, nothing is overdue until `max_runtime` is over.
 pub struct HeartbeatProber {
     heartbeats: Arc<dyn Heartbeats>,
+    prepared: Prepared<Settings>,
 }
 
 impl HeartbeatProber {
     /// A prober that looks at what this store keeps.
     pub fn new(heartbeats: Arc<dyn Heartbeats>) -> Self {
-        Self { heartbeats }
+        Self { heartbeats, prepared: Prepared::default() }
     }
 
     async fn perform(&self, probe: &Probe) -> (Observation, Option<(Heard, Expected)>) {
         let (begun, limit, id) = (Instant::now(), probe.service.settings.timeout.get(), probe.service.id);
-        let expected = match Settings::read(&probe.service.settings) {
+        let expected = match self.prepared.of(&probe.service) {
             Ok(settings) => Expected::of(probe, &settings),
             Err(errors) => {
                 let detail = format!("this prober cannot read the settings: {errors}");

@@ -32,13 +32,14 @@ use crate::{
         attempt::{Attempt, Fault},
         tls::{TlsClient, TlsSetupError},
     },
+    prepared::Prepared,
     secrets::Secrets,
 };
 use auth::Tokens;
 use exchange::Exchange;
 use pool::Pool;
 use route::Connector;
-use settings::Settings;
+use settings::{Asking, Settings};
 
 /// How an [`HttpProber`] is set up.
 ///
@@ -173,6 +174,7 @@ pub struct HttpProber {
     connector: Connector,
     pool: Option<Pool>,
     tokens: Tokens,
+    prepared: Prepared<Asking>,
 }
 
 impl HttpProber {
@@ -184,24 +186,30 @@ impl HttpProber {
         let HttpProberConfig { dialer, extra_roots, secrets, idle_connections, idle_timeout } = config;
         let tls = TlsClient::new(&extra_roots)?.with_secrets(secrets.clone());
         let pool = idle_connections.map(|most| Pool::new(most, idle_timeout));
-        Ok(Self { connector: Connector { dialer, tls, secrets }, pool, tokens: Tokens::default() })
+        Ok(Self {
+            connector: Connector { dialer, tls, secrets },
+            pool,
+            tokens: Tokens::default(),
+            prepared: Prepared::default(),
+        })
     }
 
     async fn perform(&self, probe: &Probe, progress: Progress) -> Inspection {
-        let parsed;
-        let settings = if probe.service.settings.options.is_empty() {
-            Settings::plain()
+        let kept;
+        // Those without options are not kept: there may be a million of them.
+        let (settings, url) = if probe.service.settings.options.is_empty() {
+            (Settings::plain(), None)
         } else {
-            match Settings::read(&probe.service.settings.options) {
+            match self.prepared.of(&probe.service) {
                 Ok(read) => {
-                    parsed = read;
-                    &parsed
+                    kept = read;
+                    (&kept.settings, Some(&kept.url))
                 }
                 Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
             }
         };
         let (attempt, mut progress) = (Attempt::begin(probe), progress);
-        let ended = match Exchange::new(self, probe, settings, attempt.deadline()) {
+        let ended = match Exchange::new(self, probe, settings, url, attempt.deadline()) {
             Ok(exchange) => attempt.limit(exchange.run(&mut progress)).await,
             Err(fault) => Ok(Err(fault)),
         };

@@ -22,10 +22,13 @@ use healthmon_core::{
     service::{FieldErrors, ServiceSettings},
 };
 
-use crate::net::{
-    Dialer, Progress, Stage,
-    attempt::{Attempt, Fault},
-    host::borrowed,
+use crate::{
+    net::{
+        Dialer, Progress, Stage,
+        attempt::{Attempt, Fault},
+        host::borrowed,
+    },
+    prepared::Prepared,
 };
 use pings::Pings;
 use settings::{Family, Settings};
@@ -71,16 +74,17 @@ use socket::EchoSocket;
 #[derive(Debug)]
 pub struct IcmpProber {
     dialer: Arc<Dialer>,
+    prepared: Prepared<Settings>,
 }
 
 impl IcmpProber {
     /// A prober of addresses that `dialer`'s policy allows, found by its resolver.
-    pub const fn new(dialer: Arc<Dialer>) -> Self {
-        Self { dialer }
+    pub fn new(dialer: Arc<Dialer>) -> Self {
+        Self { dialer, prepared: Prepared::default() }
     }
 
     async fn perform(&self, probe: &Probe, mut progress: Progress) -> Inspection {
-        let settings = match Settings::read(&probe.service.settings) {
+        let settings = match self.prepared.of(&probe.service) {
             Ok(settings) => settings,
             Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
         };

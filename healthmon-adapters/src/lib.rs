@@ -16,6 +16,16 @@ pub mod net;
 mod pattern;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(any(
+    feature = "dns",
+    feature = "grpc",
+    feature = "heartbeat",
+    feature = "http",
+    feature = "icmp",
+    feature = "tcp",
+    feature = "websocket"
+))]
+mod prepared;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod pulses;
 #[cfg(feature = "redis")]

@@ -108,6 +108,11 @@ impl Pattern {
         until.map_or(Found::NotYet, Found::Until)
     }
 
+    /// Whether it is compiled, and takes the memory of that.
+    pub(crate) const fn is_compiled(&self) -> bool {
+        matches!(self.kind, Kind::Regex(_))
+    }
+
     /// Whether judging again costs as much as all that came so far, and not just what is new.
     #[cfg(feature = "tcp")]
     pub(crate) const fn rereads(&self) -> bool {

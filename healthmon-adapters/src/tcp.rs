@@ -28,11 +28,12 @@ use crate::{
         attempt::{Attempt, Fault},
         tls::{Alpn, TlsClient},
     },
+    prepared::Prepared,
     secrets::Secrets,
 };
 pub(crate) use dialogue::Dialogue;
 pub(crate) use session::SessionExpectations;
-use settings::Settings;
+use settings::{Asking, Settings};
 pub(crate) use target::Address;
 
 /// Probes `tcp` targets: connects, and if so told asks for TLS, says something and judges the answer.
@@ -97,34 +98,33 @@ pub struct TcpProber {
     dialer: Arc<Dialer>,
     tls: TlsClient,
     secrets: Secrets,
+    prepared: Prepared<Asking>,
 }
 
 impl TcpProber {
     /// A prober that connects by `dialer`, does its handshakes by `tls`, and finds what it is to
     /// send in `secrets`.
-    pub const fn new(dialer: Arc<Dialer>, tls: TlsClient, secrets: Secrets) -> Self {
-        Self { dialer, tls, secrets }
+    pub fn new(dialer: Arc<Dialer>, tls: TlsClient, secrets: Secrets) -> Self {
+        Self { dialer, tls, secrets, prepared: Prepared::default() }
     }
 
     async fn perform(&self, probe: &Probe, mut progress: Progress) -> Inspection {
-        let settings = match Settings::read(&probe.service.settings.options) {
-            Ok(settings) => settings,
+        let asking = match self.prepared.of(&probe.service) {
+            Ok(asking) => asking,
             Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
         };
         let attempt = Attempt::begin(probe);
-        let exchange = self.exchange(probe, &settings, attempt.deadline(), &mut progress);
+        let exchange = self.exchange(&asking, attempt.deadline(), &mut progress);
         let ended = attempt.limit(Box::pin(exchange)).await;
-        attempt.inspected(ended, progress, &settings.expectations)
+        attempt.inspected(ended, progress, &asking.settings.expectations)
     }
 
     async fn exchange(
         &self,
-        probe: &Probe,
-        settings: &Settings,
+        Asking { settings, address }: &Asking,
         deadline: Instant,
         progress: &mut Progress,
     ) -> Result<(), Fault> {
-        let address = Address::of_checked(&probe.service.settings.url.url(), "tcp")?;
         let mut stream = self.dialer.dial(address.host(), address.port, deadline, progress).await?;
         let Some(starttls) = settings.starttls else {
             return settings.dialogue.hold(&mut stream, &self.secrets, deadline, progress).await;

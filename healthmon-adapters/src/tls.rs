@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use healthmon_core::{
     ports::Prober,
     probe::{Inspection, Observation, Probe},
-    service::{FieldErrors, Fields, Options, ServiceSettings},
+    service::{FieldErrors, Fields, ServiceSettings},
 };
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -17,6 +17,7 @@ use crate::{
         attempt::{Attempt, Fault},
         tls::{TlsClient, TlsSettings},
     },
+    prepared::{Prepare, Prepared},
     secrets::Secrets,
     tcp::{Address, Dialogue, SessionExpectations, take_leave},
 };
@@ -53,7 +54,8 @@ use crate::{
 /// ```
 ///
 /// A peer that wants a certificate of ours may say so only after the handshake (with TLS 1.3), so
-/// that it takes a dialogue to see it.
+/// that it takes a dialogue to see it. So does what it takes to resume a session: with `resumption`, one is
+/// resumed only where there is a dialogue.
 ///
 /// # Reasons
 ///
@@ -65,34 +67,33 @@ pub struct TlsProber {
     dialer: Arc<Dialer>,
     tls: TlsClient,
     secrets: Secrets,
+    prepared: Prepared<Asking>,
 }
 
 impl TlsProber {
     /// A prober that connects by `dialer`, does its handshakes by `tls`, and finds what it is to
     /// send in `secrets`.
-    pub const fn new(dialer: Arc<Dialer>, tls: TlsClient, secrets: Secrets) -> Self {
-        Self { dialer, tls, secrets }
+    pub fn new(dialer: Arc<Dialer>, tls: TlsClient, secrets: Secrets) -> Self {
+        Self { dialer, tls, secrets, prepared: Prepared::default() }
     }
 
     async fn perform(&self, probe: &Probe, mut progress: Progress) -> Inspection {
-        let settings = match Settings::read(&probe.service.settings.options) {
-            Ok(settings) => settings,
+        let asking = match self.prepared.of(&probe.service) {
+            Ok(asking) => asking,
             Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
         };
         let attempt = Attempt::begin(probe);
-        let exchange = self.exchange(probe, &settings, attempt.deadline(), &mut progress);
+        let exchange = self.exchange(&asking, attempt.deadline(), &mut progress);
         let ended = attempt.limit(Box::pin(exchange)).await;
-        attempt.inspected(ended, progress, &settings.expectations)
+        attempt.inspected(ended, progress, &asking.settings.expectations)
     }
 
     async fn exchange(
         &self,
-        probe: &Probe,
-        settings: &Settings,
+        Asking { settings, address }: &Asking,
         deadline: Instant,
         progress: &mut Progress,
     ) -> Result<(), Fault> {
-        let address = Address::of_checked(&probe.service.settings.url.url(), "tls")?;
         let stream = self.dialer.dial(address.host(), address.port, deadline, progress).await?;
         let handshake = self.tls.handshake_offering(stream, address.host(), &settings.tls, &settings.alpn, progress);
         let mut session = Box::pin(handshake).await?;
@@ -140,11 +141,25 @@ struct Settings {
     expectations: Expectations,
 }
 
-impl Settings {
-    fn read(options: &Options) -> Result<Self, FieldErrors> {
-        Self::read_fields(Fields::new(options.to_map()))
+/// How, and who.
+struct Asking {
+    settings: Settings,
+    address: Address,
+}
+
+impl Prepare for Asking {
+    fn prepare(service: &ServiceSettings) -> Result<Self, FieldErrors> {
+        let settings = Settings::read_fields(Fields::new(service.options.to_map()))?;
+        let address = Address::of(&service.url.url(), "tls").map_err(|problem| FieldErrors::one("url", problem))?;
+        Ok(Self { settings, address })
     }
 
+    fn patterns(&self) -> usize {
+        self.settings.dialogue.patterns()
+    }
+}
+
+impl Settings {
     fn check(service: &ServiceSettings) -> Result<(), FieldErrors> {
         let mut fields = Fields::new(service.options.to_map());
         if let Err(problem) = Address::of(&service.url.url(), "tls") {

@@ -23,9 +23,10 @@ use crate::{
         attempt::{Attempt, Fault},
         tls::{Alpn, TlsClient},
     },
+    prepared::Prepared,
     secrets::Secrets,
 };
-use settings::{Security, Settings, target};
+use settings::{Asking, Security, Settings, target};
 use stream::{Metered, Stream};
 
 /// Probes `ws` and `wss` targets: whether the connection is upgraded, and if so told whether a
@@ -79,6 +80,7 @@ pub struct WebSocketProber {
     dialer: Arc<Dialer>,
     tls: TlsClient,
     secrets: Secrets,
+    prepared: Prepared<Asking>,
 }
 
 /// A session, once there is one.
@@ -87,21 +89,21 @@ type Session = WebSocketStream<Metered>;
 impl WebSocketProber {
     /// A prober that connects by `dialer`, does its handshakes by `tls`, and finds what it is to
     /// send in `secrets`.
-    pub const fn new(dialer: Arc<Dialer>, tls: TlsClient, secrets: Secrets) -> Self {
-        Self { dialer, tls, secrets }
+    pub fn new(dialer: Arc<Dialer>, tls: TlsClient, secrets: Secrets) -> Self {
+        Self { dialer, tls, secrets, prepared: Prepared::default() }
     }
 
     async fn perform(&self, probe: &Probe, mut progress: Progress) -> Inspection {
-        let settings = match Settings::read(&probe.service.settings.options) {
-            Ok(settings) => settings,
+        let asking = match self.prepared.of(&probe.service) {
+            Ok(asking) => asking,
             Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
         };
         let attempt = Attempt::begin(probe);
         let deadline = attempt.deadline();
         let mut session = None;
-        let exchange = self.exchange(probe, &settings, deadline, &mut session, &mut progress);
+        let exchange = self.exchange(&asking, deadline, &mut session, &mut progress);
         let ended = attempt.limit(Box::pin(exchange)).await;
-        let inspection = attempt.inspected(ended, progress, &settings.expectations);
+        let inspection = attempt.inspected(ended, progress, &asking.settings.expectations);
         if let Some(session) = session {
             // What follows is no part of what was measured.
             quietly(conversation::close(session, deadline)).await;
@@ -111,15 +113,13 @@ impl WebSocketProber {
 
     async fn exchange(
         &self,
-        probe: &Probe,
-        settings: &Settings,
+        Asking { settings, url }: &Asking,
         deadline: Instant,
         session: &mut Option<Session>,
         progress: &mut Progress,
     ) -> Result<(), Fault> {
-        let url = probe.service.settings.url.url();
-        let target = target(&url)?;
-        let request = settings.request(&url, &self.secrets)?;
+        let target = target(url)?;
+        let request = settings.request(url, &self.secrets)?;
         let message = settings.message(&self.secrets)?;
         let stream = self.dialer.dial(target.host.clone(), target.port, deadline, progress).await?;
         let stream = match target.security {

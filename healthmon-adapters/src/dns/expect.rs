@@ -89,6 +89,11 @@ impl<T: PartialOrd + Copy> Bounds<T> {
 }
 
 impl Expected {
+    /// How many patterns are in it.
+    pub(super) fn patterns(&self) -> usize {
+        usize::from(self.answers.matches.is_some())
+    }
+
     /// Takes its fields out of the section `expect`; what is asked for says how answers are written.
     pub(super) fn read(fields: &mut Fields, kind: RecordType) -> Self {
         let rcodes = match fields.optional::<Value>("rcode").map(|value| rcodes(&value)) {

@@ -11,7 +11,10 @@ use super::{
     message::Asking,
     question::{self, Question},
 };
-use crate::net::{Expectations, host, tls::TlsSettings};
+use crate::{
+    net::{Expectations, host, tls::TlsSettings},
+    prepared::Prepare,
+};
 
 /// How the server is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -92,6 +95,16 @@ impl Settings {
         let (expected, expectations) = expected.unwrap_or_default();
         let Section { transport, asking, tls, .. } = section;
         Ok(Self { host, port, question, transport, asking, tls, expected, expectations })
+    }
+}
+
+impl Prepare for Settings {
+    fn prepare(service: &ServiceSettings) -> Result<Self, FieldErrors> {
+        Self::read(service)
+    }
+
+    fn patterns(&self) -> usize {
+        self.expected.patterns()
     }
 }
 

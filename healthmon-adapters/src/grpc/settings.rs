@@ -1,6 +1,6 @@
 //! The sections `grpc` and `expect` of a service's settings, and what its target names.
 
-use std::{str::FromStr, sync::LazyLock};
+use std::str::FromStr;
 
 use healthmon_core::service::{FieldErrors, Fields, Options, ServiceSettings};
 use hyper::{
@@ -12,7 +12,10 @@ use serde_json::{Map, Value};
 use url::{Host, Url};
 
 use super::metadata::Metadata;
-use crate::net::{Expectations, tls::TlsSettings};
+use crate::{
+    net::{Expectations, tls::TlsSettings},
+    prepared::Prepare,
+};
 
 const AUTHORITY_LIMIT: usize = 255;
 
@@ -102,18 +105,25 @@ impl Asked {
     }
 }
 
+/// How and who, ready to ask.
+pub(super) struct Asking {
+    pub(super) settings: Settings,
+    pub(super) asked: Asked,
+    /// What requests are addressed to.
+    pub(super) origin: Uri,
+}
+
+impl Prepare for Asking {
+    fn prepare(service: &ServiceSettings) -> Result<Self, FieldErrors> {
+        let wrong = |problem: &dyn std::fmt::Display| FieldErrors::one("url", problem);
+        let settings = Settings::read_fields(Fields::new(service.options.to_map()))?;
+        let asked = Asked::read(&service.url.url()).map_err(|problem| wrong(&problem))?;
+        let origin = asked.origin(settings.authority.as_ref()).map_err(|error| wrong(&error))?;
+        Ok(Self { settings, asked, origin })
+    }
+}
+
 impl Settings {
-    /// Those of a service without options.
-    pub(super) fn plain() -> &'static Self {
-        static PLAIN: LazyLock<Settings> = LazyLock::new(Settings::default);
-        &PLAIN
-    }
-
-    /// Reads the options.
-    pub(super) fn read(options: &Options) -> Result<Self, FieldErrors> {
-        Self::read_fields(Fields::new(options.to_map()))
-    }
-
     /// Reads the options and checks the target, so that all that is wrong comes in one answer.
     pub(super) fn check(service: &ServiceSettings) -> Result<(), FieldErrors> {
         let mut fields = Fields::new(service.options.to_map());

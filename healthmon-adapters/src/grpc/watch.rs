@@ -9,12 +9,8 @@ use healthmon_core::service::Service;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Code;
 
-use super::{
-    Exchange, GrpcProber,
-    link::Held,
-    settings::{Asked, Settings},
-};
-use crate::net::Progress;
+use super::{Exchange, GrpcProber, link::Held, settings::Asking};
+use crate::{net::Progress, prepared::Prepare};
 
 /// The first pause before a stream is opened again, doubled each time up to the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(2));
@@ -86,13 +82,9 @@ fn jittered(pause: Duration) -> Duration {
 
 /// Holds one stream as long as it lasts.
 async fn hold(prober: &GrpcProber, service: &Service, notice: &mut Notice<'_>) -> Ended {
-    let (Ok(settings), Ok(asked)) =
-        (Settings::read(&service.settings.options), Asked::read(&service.settings.url.url()))
-    else {
-        return Ended::Hopeless;
-    };
+    let Ok(asking) = Asking::prepare(&service.settings) else { return Ended::Hopeless };
     let deadline = Instant::now() + service.settings.timeout.get();
-    let exchange = Exchange { prober, service: service.id, settings: &settings, asked: &asked, deadline };
+    let exchange = Exchange { prober, service: service.id, asking: &asking, deadline };
     match timeout_at(deadline, Box::pin(open(&exchange))).await {
         Ok(Ok((held, first))) => follow(held, first, notice).await,
         Ok(Err(ended)) => ended,
@@ -104,7 +96,7 @@ async fn hold(prober: &GrpcProber, service: &Service, notice: &mut Notice<'_>) -
 async fn open(exchange: &Exchange<'_>) -> Result<(Held, i32), Ended> {
     let question = exchange.question().map_err(|_| Ended::Broken)?;
     let link = exchange.connect(&mut Progress::default()).await.map_err(|_| Ended::Broken)?;
-    let mut held = link.watch(question.origin.clone(), exchange.request(&question)).await.map_err(ended)?;
+    let mut held = link.watch(exchange.asking.origin.clone(), exchange.request(&question)).await.map_err(ended)?;
     let first = held.next().await.map_err(ended)?;
     Ok((held, first))
 }

@@ -8,6 +8,8 @@ use healthmon_core::{
 };
 use serde::Deserialize;
 
+use crate::prepared::Prepare;
+
 /// The longest time between two signs, or that anything here may take.
 const LONGEST: Duration = Duration::from_hours(400 * 24);
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -50,6 +52,12 @@ impl Settings {
         });
         fields.finish()?;
         Ok(read.unwrap_or_else(|| Self { every: interval, grace: default_grace(interval), max_runtime: None }))
+    }
+}
+
+impl Prepare for Settings {
+    fn prepare(service: &ServiceSettings) -> Result<Self, FieldErrors> {
+        Self::read(service)
     }
 }
 

@@ -7,6 +7,7 @@ use hyper::{
     header::{self, HeaderName},
 };
 use tokio::time::Instant;
+use url::Url;
 
 use super::{
     HttpProber,
@@ -27,6 +28,8 @@ pub(super) struct Exchange<'a> {
     prober: &'a HttpProber,
     probe: &'a Probe,
     settings: &'a Settings,
+    /// The target, if it has been taken apart before.
+    url: Option<&'a Url>,
     sent: Sent<'a>,
     deadline: Instant,
 }
@@ -37,14 +40,15 @@ impl<'a> Exchange<'a> {
         prober: &'a HttpProber,
         probe: &'a Probe,
         settings: &'a Settings,
+        url: Option<&'a Url>,
         deadline: Instant,
     ) -> Result<Self, Fault> {
         let sent = Sent::by(settings, &prober.connector.secrets)?;
-        Ok(Self { prober, probe, settings, sent, deadline })
+        Ok(Self { prober, probe, settings, url, sent, deadline })
     }
 
     pub(super) async fn run(mut self, progress: &mut Progress) -> Result<(), Fault> {
-        let url = self.probe.service.settings.url.url();
+        let url = self.url.cloned().unwrap_or_else(|| self.probe.service.settings.url.url());
         let mut hop = Hop::first(url, self.settings.method.clone(), self.sent.body.clone());
         let client = self.settings.auth.as_ref().and_then(|auth| auth.client());
         let mut grant = match client {
@@ -100,7 +104,7 @@ impl<'a> Exchange<'a> {
         Ok(grant)
     }
 
-    async fn exchange(&self, hop: &Hop, progress: &mut Progress) -> Result<(Link, Response<Incoming>), Fault> {
+    async fn exchange(&self, hop: &Hop, progress: &mut Progress) -> Result<(Box<Link>, Response<Incoming>), Fault> {
         let request = hop.request(self.settings, &self.sent)?;
         if let Some(mut link) = self.pooled(hop) {
             progress.certificate(link.certificate_expires);
@@ -117,7 +121,7 @@ impl<'a> Exchange<'a> {
         Ok((link, response))
     }
 
-    fn pooled(&self, hop: &Hop) -> Option<Link> {
+    fn pooled(&self, hop: &Hop) -> Option<Box<Link>> {
         let pool = self.pool_for(hop)?;
         pool.take(self.probe.service.id, hop.url(), &self.settings.route)
     }
@@ -134,7 +138,7 @@ impl<'a> Exchange<'a> {
     async fn judge(
         &self,
         hop: &Hop,
-        mut link: Link,
+        mut link: Box<Link>,
         response: Response<Incoming>,
         progress: &mut Progress,
     ) -> Result<(), Fault> {

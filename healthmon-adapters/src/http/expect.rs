@@ -105,6 +105,11 @@ impl Expect {
         Self { status, more: (!nothing).then(|| Box::new(more)) }
     }
 
+    /// How many patterns are in it.
+    pub(super) fn patterns(&self) -> usize {
+        self.more.as_ref().map_or(0, |more| more.patterns())
+    }
+
     /// What is wanted of the body.
     pub(super) fn wanted(&self) -> Wanted {
         let Some(more) = &self.more else { return Wanted::NOTHING };

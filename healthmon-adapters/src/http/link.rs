@@ -23,7 +23,8 @@ use crate::net::{Progress, Stage, attempt::Fault, progress::add};
 pub(super) const HEAD_LIMIT: u32 = 32 * 1024;
 
 /// An HTTP connection that makes progress only while somebody waits for something of it: there
-/// is no task behind it, so dropping it closes its socket.
+/// is no task behind it, so dropping it closes its socket. It is large and handed from one to the
+/// other, so it comes boxed.
 pub(super) struct Link {
     sender: Sender,
     connection: Connection,
@@ -71,22 +72,24 @@ impl Link {
         stream: Stream,
         manner: Manner,
         certificate_expires: Option<Timestamp>,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Box<Self>, Fault> {
         let opened = http1::Builder::new().max_buf_size(HEAD_LIMIT as usize).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = opened.map_err(|error| Fault::from(Broken(error)))?;
         let (sender, connection) = (Sender::One(sender), Connection::One(connection));
-        Ok(Self { sender, connection, state: State::Running, manner, opened: Instant::now(), certificate_expires })
+        let opened = Instant::now();
+        Ok(Box::new(Self { sender, connection, state: State::Running, manner, opened, certificate_expires }))
     }
 
     /// An HTTP/2 connection over `stream`.
     pub(super) async fn open_multiplexed(
         stream: Stream,
         certificate_expires: Option<Timestamp>,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Box<Self>, Fault> {
         let (sender, connection) = multiplexed::open(stream).await.map_err(|error| Fault::from(Broken(error)))?;
         let (sender, connection) = (Sender::Two(sender), Connection::Two(Box::new(connection)));
         let manner = Manner::Path;
-        Ok(Self { sender, connection, state: State::Running, manner, opened: Instant::now(), certificate_expires })
+        let opened = Instant::now();
+        Ok(Box::new(Self { sender, connection, state: State::Running, manner, opened, certificate_expires }))
     }
 
     /// Sends `request` for `url` and waits for the head of the answer.

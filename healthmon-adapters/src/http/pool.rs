@@ -35,7 +35,7 @@ struct Kept {
     origin: Box<str>,
     route: Route,
     since: Instant,
-    link: Link,
+    link: Box<Link>,
 }
 
 impl fmt::Debug for Pool {
@@ -56,7 +56,7 @@ impl Pool {
     }
 
     /// The service's idle connection, if it still fits and the peer has kept it.
-    pub(super) fn take(&self, service: ServiceId, url: &Url, route: &Route) -> Option<Link> {
+    pub(super) fn take(&self, service: ServiceId, url: &Url, route: &Route) -> Option<Box<Link>> {
         let kept = self.idle().links.remove(&service)?;
         let fits = *kept.origin == url[..Position::AfterPort] && kept.route == *route;
         let mut link = kept.link;
@@ -65,7 +65,7 @@ impl Pool {
     }
 
     /// Keeps a connection until the service's next probe, if there is room.
-    pub(super) fn put(&self, service: ServiceId, url: &Url, route: &Route, mut link: Link) {
+    pub(super) fn put(&self, service: ServiceId, url: &Url, route: &Route, mut link: Box<Link>) {
         if !link.is_reusable() {
             return;
         }

@@ -126,7 +126,7 @@ impl Connector {
         whose: Whose,
         deadline: Instant,
         progress: &mut Progress,
-    ) -> Result<Link, Fault> {
+    ) -> Result<Box<Link>, Fault> {
         let (host, port, secure) = authority(url)?;
         if !secure {
             let multiplexed = route.version == Version::Two;

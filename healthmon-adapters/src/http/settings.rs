@@ -3,16 +3,17 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use healthmon_core::service::{FieldErrors, Fields, Options, ServiceSettings};
+use healthmon_core::service::{FieldErrors, Fields, ServiceSettings};
 use hyper::{
     HeaderMap, Method,
     header::{self, HeaderName, HeaderValue},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use url::Url;
 
 use super::{auth::Auth, expect::Expect, request, route::Route};
-use crate::{net::Expectations, secrets::SecretRef};
+use crate::{net::Expectations, prepared::Prepare, secrets::SecretRef};
 
 /// The most redirects that can be asked for.
 const REDIRECTS_LIMIT: u8 = 10;
@@ -73,11 +74,6 @@ impl Settings {
     pub(super) fn plain() -> &'static Self {
         static PLAIN: LazyLock<Settings> = LazyLock::new(Settings::default);
         &PLAIN
-    }
-
-    /// Reads the options.
-    pub(super) fn read(options: &Options) -> Result<Self, FieldErrors> {
-        Self::read_fields(Fields::new(options.to_map()))
     }
 
     /// Reads the options and checks the target, so that all that is wrong comes in one answer.
@@ -213,6 +209,23 @@ impl Settings {
         self.expect = Expect::read(&mut fields);
         self.expectations = Expectations::read(&mut fields);
         fields.finish()
+    }
+}
+
+/// How, and who.
+pub(super) struct Asking {
+    pub(super) settings: Settings,
+    pub(super) url: Url,
+}
+
+impl Prepare for Asking {
+    fn prepare(service: &ServiceSettings) -> Result<Self, FieldErrors> {
+        let settings = Settings::read_fields(Fields::new(service.options.to_map()))?;
+        Ok(Self { settings, url: service.url.url() })
+    }
+
+    fn patterns(&self) -> usize {
+        self.settings.expect.patterns()
     }
 }
 

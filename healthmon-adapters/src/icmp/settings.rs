@@ -12,7 +12,10 @@ use serde_json::{Map, Value};
 use url::Host;
 
 use super::pings::TOKEN;
-use crate::net::{Expectations, Progress, host};
+use crate::{
+    net::{Expectations, Progress, host},
+    prepared::Prepare,
+};
 
 const COUNT: u16 = 3;
 const COUNT_LIMIT: u16 = 10;
@@ -121,6 +124,12 @@ impl Settings {
         let (expected, expectations) = expected.unwrap_or_default();
         let Section { count, interval, size, family } = section;
         Ok(Self { host, count, interval, size, family, expected, expectations })
+    }
+}
+
+impl Prepare for Settings {
+    fn prepare(service: &ServiceSettings) -> Result<Self, FieldErrors> {
+        Self::read(service)
     }
 }
 

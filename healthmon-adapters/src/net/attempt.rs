@@ -6,7 +6,7 @@ use healthmon_core::{
     probe::{FailReason, IndeterminateReason, Inspection, Observation, Outcome, Probe},
     service::FieldErrors,
 };
-use tokio::time::{Instant, error::Elapsed, timeout_at};
+use tokio::time::{Instant, Timeout, error::Elapsed, timeout_at};
 
 use super::{DialError, Expectations, Progress, Stage};
 use crate::secrets::SecretError;
@@ -82,12 +82,13 @@ impl<'a> Attempt<'a> {
         self.probe.service.settings.timeout.get()
     }
 
-    /// Runs `attempt` until the deadline, which drops it.
-    pub(crate) async fn limit<F>(&self, attempt: F) -> Result<F::Output, Elapsed>
+    /// Runs `attempt` until the deadline, which drops it. Not `async`: such a function would hold
+    /// room for its argument twice, for each probe that waits.
+    pub(crate) fn limit<F>(&self, attempt: F) -> Timeout<F>
     where
         F: Future,
     {
-        timeout_at(self.deadline(), attempt).await
+        timeout_at(self.deadline(), attempt)
     }
 
     /// What it comes to: the fault that ended it, or else the assertions that did not hold.

@@ -2,6 +2,7 @@
 //! expiry read even when the certificate is refused.
 
 mod look;
+mod sessions;
 mod settings;
 
 use std::{
@@ -28,6 +29,7 @@ use url::Host;
 use super::{Progress, Stage, attempt::Fault, progress::add};
 use crate::secrets::{SecretError, Secrets};
 use look::Look;
+use sessions::Sessions;
 pub use settings::TlsSettings;
 use settings::{Resume, Written};
 
@@ -254,7 +256,9 @@ impl TlsClient {
         let connector = self.connector(settings, offer)?;
         let begun = Instant::now();
         progress.stage = Stage::Handshake;
-        let (connected, look) = Look::during(progress.is_inspected(), connector.connect(name, stream)).await;
+        // Boxed, for it is large and would stand in each of the futures around it.
+        let shaking = Box::pin(connector.connect(name, stream));
+        let (connected, look) = Look::during(progress.is_inspected(), shaking).await;
         add(&mut progress.phases.tls_us, begun.elapsed());
         progress.certificate(look.expires());
         look.tell(progress);
@@ -331,7 +335,7 @@ impl Shared {
         config.alpn_protocols = offer.protocols();
         config.resumption = match written.resumption {
             Resume::Disabled => Resumption::disabled(),
-            Resume::Enabled => Resumption::in_memory_sessions(256),
+            Resume::Enabled => Resumption::store(Arc::new(Sessions::default())),
         };
         Ok(TlsConnector::from(Arc::new(config)))
     }

@@ -72,6 +72,11 @@ impl Dialogue {
         Self(read)
     }
 
+    /// How many patterns are in it.
+    pub(crate) fn patterns(&self) -> usize {
+        self.0.iter().filter(|step| step.expect.as_ref().is_some_and(Pattern::is_compiled)).count()
+    }
+
     /// Goes through the steps until one is not answered as expected, which is noted.
     pub(crate) async fn hold<S>(
         &self,

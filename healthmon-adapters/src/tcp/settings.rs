@@ -1,10 +1,13 @@
 //! The sections `tcp` and `expect` of a service's settings.
 
-use healthmon_core::service::{FieldErrors, Fields, Options, ServiceSettings};
+use healthmon_core::service::{FieldErrors, Fields, ServiceSettings};
 use serde_json::{Map, Value};
 
 use super::{Address, Dialogue, SessionExpectations, starttls::StartTls};
-use crate::net::{Expectations, tls::TlsSettings};
+use crate::{
+    net::{Expectations, tls::TlsSettings},
+    prepared::Prepare,
+};
 
 /// What is said, and what is expected back.
 #[derive(Default)]
@@ -16,12 +19,25 @@ pub(super) struct Settings {
     pub(super) expectations: Expectations,
 }
 
-impl Settings {
-    /// Reads the options.
-    pub(super) fn read(options: &Options) -> Result<Self, FieldErrors> {
-        Self::read_fields(Fields::new(options.to_map()))
+/// How, and who.
+pub(super) struct Asking {
+    pub(super) settings: Settings,
+    pub(super) address: Address,
+}
+
+impl Prepare for Asking {
+    fn prepare(service: &ServiceSettings) -> Result<Self, FieldErrors> {
+        let settings = Settings::read_fields(Fields::new(service.options.to_map()))?;
+        let address = Address::of(&service.url.url(), "tcp").map_err(|problem| FieldErrors::one("url", problem))?;
+        Ok(Self { settings, address })
     }
 
+    fn patterns(&self) -> usize {
+        self.settings.dialogue.patterns()
+    }
+}
+
+impl Settings {
     /// Reads the options and checks the target, so that all that is wrong comes in one answer.
     pub(super) fn check(service: &ServiceSettings) -> Result<(), FieldErrors> {
         let mut fields = Fields::new(service.options.to_map());

@@ -1,9 +1,6 @@
 //! Targets of the form `scheme://host:port`.
 
-use healthmon_core::probe::IndeterminateReason;
 use url::{Host, Url};
-
-use crate::net::attempt::Fault;
 
 /// Where a connection goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +28,6 @@ impl Address {
         // address becomes that address, so that no policy takes one for a name.
         let host = Host::parse(host).map_err(|error| format!("must name a host or an address: {error}"))?;
         Ok(Self { host, port })
-    }
-
-    /// The same, of a target that was checked when the service was registered.
-    pub(crate) fn of_checked(url: &Url, scheme: &str) -> Result<Self, Fault> {
-        Self::of(url, scheme)
-            .map_err(|problem| Fault::indeterminate(IndeterminateReason::Unsupported, format!("the target {problem}")))
     }
 
     pub(crate) fn host(&self) -> Host<&str> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use healthmon_core::{
     probe::IndeterminateReason,
-    service::{FieldErrors, Fields, Options, ServiceSettings},
+    service::{FieldErrors, Fields, ServiceSettings},
     time::span,
 };
 use http::{
@@ -19,6 +19,7 @@ use url::{Host, Position, Url};
 use crate::{
     net::{Expectations, attempt::Fault, tls::TlsSettings},
     pattern::Pattern,
+    prepared::Prepare,
     secrets::{SecretRef, Secrets},
 };
 
@@ -94,12 +95,24 @@ pub(super) fn target(url: &Url) -> Result<Target<'_>, Fault> {
 #[serde(transparent)]
 struct Span(#[serde(with = "span")] Duration);
 
-impl Settings {
-    /// Reads the options.
-    pub(super) fn read(options: &Options) -> Result<Self, FieldErrors> {
-        Self::read_fields(Fields::new(options.to_map()))
+/// How, and who.
+pub(super) struct Asking {
+    pub(super) settings: Settings,
+    pub(super) url: Url,
+}
+
+impl Prepare for Asking {
+    fn prepare(service: &ServiceSettings) -> Result<Self, FieldErrors> {
+        let settings = Settings::read_fields(Fields::new(service.options.to_map()))?;
+        Ok(Self { settings, url: service.url.url() })
     }
 
+    fn patterns(&self) -> usize {
+        usize::from(self.settings.expect.as_ref().is_some_and(Pattern::is_compiled))
+    }
+}
+
+impl Settings {
     /// Reads the options and checks the target, so that all that is wrong comes in one answer.
     pub(super) fn check(service: &ServiceSettings) -> Result<(), FieldErrors> {
         let mut fields = Fields::new(service.options.to_map());

@@ -321,3 +321,39 @@ async fn sec_a_clients_certificate_is_not_shown_to_another_origin() {
     assert_eq!(seen.outcome, Outcome::Pass, "elsewhere is asked for by its own name: {seen:?}");
     assert_eq!((shown_at_home.load(Ordering::SeqCst), shown_elsewhere.load(Ordering::SeqCst)), (1, 0));
 }
+
+#[tokio::test]
+async fn sessions_are_resumed_where_that_is_wanted_and_by_as_many_servers_as_there_are() {
+    // More than rustls's own store of that size remembers.
+    const SERVERS: usize = 100;
+    let authority = Authority::new();
+    let names: Vec<String> = (0..SERVERS).map(|n| format!("shop-{n}.test")).collect();
+    for version in rustls::ALL_VERSIONS {
+        let acceptor = acceptor(&authority.sign(&CertificateParams::new(names.clone()).expect("names")), &[version]);
+        let resumed = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&resumed);
+        let server = Server::raw(move |stream| {
+            let (acceptor, count) = (acceptor.clone(), Arc::clone(&count));
+            async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let kind = stream.get_ref().1.handshake_kind();
+                count.fetch_add(usize::from(kind == Some(rustls::HandshakeKind::Resumed)), Ordering::SeqCst);
+                while read_request(&mut stream).await.is_some() && stream.write_all(OK).await.is_ok() {}
+            }
+        })
+        .await;
+        let prober = authority.prober();
+        for (resumption, expected) in [("disabled", 0), ("enabled", SERVERS)] {
+            let options = json!({"http": {"tls": {"resumption": resumption}}});
+            for round in 0..2 {
+                resumed.store(0, Ordering::SeqCst);
+                for name in &names {
+                    let seen = see(&prober, &at(&server, name), options.clone()).await;
+                    assert_eq!(seen.outcome, Outcome::Pass, "{name} {version:?}: {seen:?}");
+                }
+                let expected = if round == 0 { 0 } else { expected };
+                assert_eq!(resumed.load(Ordering::SeqCst), expected, "{resumption} {version:?} round {round}");
+            }
+        }
+    }
+}
