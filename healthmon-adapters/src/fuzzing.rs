@@ -149,9 +149,15 @@ thread_local! {
         .unwrap_or_else(|error| panic!("no runtime: {error}"));
 }
 
-/// Runs a future whose clock stands still. It must not spawn: the clock knows of nothing but it.
+/// Runs a future whose clock stands still, a second after that of the one before. It must not spawn:
+/// the clock knows of nothing but it.
 pub(crate) fn run<F: Future>(future: F) -> F::Output {
-    RUNTIME.with(|runtime| runtime.block_on(future))
+    RUNTIME.with(|runtime| {
+        runtime.block_on(async {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            future.await
+        })
+    })
 }
 
 /// Finds this machine for every name, unless told what to answer, and remembers who was asked for.
