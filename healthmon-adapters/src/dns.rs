@@ -7,6 +7,8 @@
 mod answers;
 mod exchange;
 mod expect;
+#[cfg(all(feature = "fuzz", any(fuzzing, test)))]
+pub(crate) mod fuzz;
 mod message;
 mod question;
 mod settings;

@@ -7,6 +7,8 @@ mod auth;
 mod body;
 mod exchange;
 mod expect;
+#[cfg(all(feature = "fuzz", any(fuzzing, test)))]
+pub(crate) mod fuzz;
 mod link;
 mod multiplexed;
 mod pool;

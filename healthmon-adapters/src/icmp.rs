@@ -8,6 +8,8 @@
 //! The sockets are set up here rather than by a library for pings: only so does the kernel tell
 //! an unprivileged socket of hosts that cannot be reached (`IP_RECVERR`).
 
+#[cfg(all(feature = "fuzz", any(fuzzing, test)))]
+pub(crate) mod fuzz;
 mod packet;
 mod pings;
 mod settings;

@@ -2,6 +2,9 @@
 
 #[cfg(feature = "dns")]
 pub mod dns;
+#[cfg(all(feature = "fuzz", any(fuzzing, test)))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 #[cfg(feature = "heartbeat")]

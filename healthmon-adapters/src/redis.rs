@@ -35,6 +35,8 @@
 mod broadcaster;
 mod codec;
 mod connection;
+#[cfg(all(feature = "fuzz", any(fuzzing, test)))]
+pub(crate) mod fuzz;
 mod options;
 mod probes;
 mod queue;

@@ -1,6 +1,8 @@
 //! Probing bare connections: is somebody there, does he say what he should, does he speak TLS.
 
 mod dialogue;
+#[cfg(all(feature = "fuzz", any(fuzzing, test)))]
+pub(crate) mod fuzz;
 mod payload;
 mod session;
 mod settings;

@@ -241,8 +241,8 @@ pub fn printable(text: &str) -> Box<str> {
     let mut left = DETAIL_LIMIT;
     for c in text.chars() {
         // Bidirectional overrides reorder what a person reads, so they are escaped too.
-        let unsafe_to_show =
-            c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let unsafe_to_show = c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         let width = if unsafe_to_show { c.escape_default().count() } else { 1 };
         if width + 1 > left {
             out.push('…');

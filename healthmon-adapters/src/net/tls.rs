@@ -1,6 +1,8 @@
 //! TLS for what dials out: rustls with ring, a fresh handshake each time, and the certificate's
 //! expiry read even when the certificate is refused.
 
+#[cfg(all(feature = "fuzz", any(fuzzing, test)))]
+pub(crate) mod fuzz;
 mod look;
 mod sessions;
 mod settings;

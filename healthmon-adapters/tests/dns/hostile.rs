@@ -310,7 +310,7 @@ fn over_connections() -> Vec<Row> {
 }
 
 #[tokio::test]
-async fn every_name_server_is_judged_rightly_and_on_time() {
+async fn sec_every_name_server_is_judged_rightly_and_on_time() {
     for Row { what, server, options, outcome, says } in over_datagrams().into_iter().chain(over_connections()) {
         let server = server.await;
         let timeout = if outcome == Outcome::Pass { PATIENCE } else { SHORT };
@@ -356,7 +356,7 @@ async fn many_probes_of_a_server_that_hangs_all_end_on_time() {
 }
 
 #[tokio::test]
-async fn what_a_server_says_is_told_capped_and_escaped() {
+async fn sec_what_a_server_says_is_told_capped_and_escaped() {
     let server = NameServer::answering(|question| {
         let mut answer = answer_to(question);
         let text = format!("\u{1b}[31m\r\n{}", "x".repeat(200));

@@ -169,7 +169,7 @@ fn answers() -> Vec<Row> {
 }
 
 #[tokio::test]
-async fn hostile_servers_end_on_time_with_the_right_outcome() {
+async fn sec_hostile_servers_end_on_time_with_the_right_outcome() {
     for Row { name, server, outcome, says } in floods().into_iter().chain(answers()) {
         let server = server.await;
         let timeout = if outcome == Outcome::Fail(FailReason::Timeout) { SHORT } else { PATIENCE };

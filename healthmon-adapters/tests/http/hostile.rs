@@ -229,7 +229,7 @@ async fn on_time(prober: &HttpProber, url: &str, timeout: Duration, options: Val
 }
 
 #[tokio::test]
-async fn every_hostile_target_gets_the_right_outcome_on_time() {
+async fn sec_every_hostile_target_gets_the_right_outcome_on_time() {
     let prober = prober();
     let mut wrong = Vec::new();
     for row in rows() {
@@ -308,7 +308,7 @@ async fn a_dead_resolver_is_the_targets_trouble_and_a_full_queue_of_lookups_is_o
 }
 
 #[tokio::test]
-async fn memory_stays_flat_under_fifty_hostile_targets_at_once() {
+async fn sec_memory_stays_flat_under_fifty_hostile_targets_at_once() {
     // Fifty bombs decoded whole would take 5 GB, and endless bodies all there is.
     const GROWTH_KB: u64 = 64 * 1024;
     let prober = Arc::new(prober());

@@ -126,13 +126,26 @@ async fn sec_a_target_named_by_its_address_is_judged_before_a_proxy_is_asked() {
 
 #[tokio::test]
 async fn sec_a_proxys_credentials_do_not_reach_the_target() {
-    let target = Server::answering(|_| OK.to_vec()).await;
+    let authority = Authority::new();
+    let acceptor = acceptor(&authority.sign(&params("shop.test")), rustls::ALL_VERSIONS);
+    let arrived = Arc::<Mutex<Vec<String>>>::default();
+    let noted = Arc::clone(&arrived);
+    let target = Server::raw(move |stream| {
+        let (acceptor, noted) = (acceptor.clone(), Arc::clone(&noted));
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            let Some(request) = read_request(&mut stream).await else { return };
+            noted.lock().expect("not poisoned").push(request);
+            stream.write_all(OK).await.ok();
+        }
+    })
+    .await;
     let (proxy, _) = tunnelling(target.address).await;
-    let mut options = through(&proxy.url());
-    options["http"]["version"] = json!("2");
-    // No HTTP/2 there: what counts is what the target was shown.
-    see(&prober(), "http://shop.test/", options).await;
-    assert!(target.requests().iter().all(|request| !request.to_lowercase().contains("proxy-authorization")));
+    let seen = see(&authority.prober(), "https://shop.test/", through(&proxy.url())).await;
+    assert_eq!(seen.outcome, Outcome::Pass, "{seen:?}");
+    let arrived = arrived.lock().expect("not poisoned");
+    assert!(arrived[0].starts_with("GET / HTTP/1.1\r\n"), "{arrived:?}");
+    assert_eq!(header(&arrived[0], "proxy-authorization"), None, "{arrived:?}");
 }
 
 #[test]

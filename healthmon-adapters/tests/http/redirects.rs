@@ -19,7 +19,7 @@ async fn staircase() -> Server {
 }
 
 #[tokio::test]
-async fn redirects_are_followed_up_to_the_limit() {
+async fn sec_redirects_are_followed_up_to_the_limit() {
     let server = staircase().await;
     let cases = [(5, json!({}), true), (6, json!({}), false), (10, json!({"http": {"redirects": 10}}), true)];
     for (steps, options, arrives) in cases {
@@ -44,7 +44,7 @@ async fn with_no_redirects_asked_for_the_status_is_judged() {
 }
 
 #[tokio::test]
-async fn a_loop_and_a_location_that_leads_nowhere_are_redirect_failures() {
+async fn sec_a_loop_and_a_location_that_leads_nowhere_are_redirect_failures() {
     let cases = [
         ("location: /\r\n", "redirects go in circles at http://"),
         ("", "status 302 without a location"),

@@ -73,6 +73,7 @@ const FORBIDDEN: &[&str] = &[
     "[2002:7f00:1::]",
     "[2002:a9fe:a9fe::1]",
     "[2001:0:7f00:1::]",
+    "[2001:0:7f00:1::f7f7:f7f7]",
     "[2001::80ff:fffe]",
     "[2001:0:4136:e378:8000:63bf:5601:5601]",
     "[fe80::1]",
@@ -321,7 +322,7 @@ const OBEYED: &[(&str, &str)] = &[
     ("\0", "\\u{0}"),
     ("\u{7f}", "\\u{7f}"),
     ("\u{85}\u{9b}31m", "\\u{85}\\u{9b}31m"),
-    ("\u{200e}\u{200f}", "\\u{200e}\\u{200f}"),
+    ("\u{61c}\u{200e}\u{200f}", "\\u{61c}\\u{200e}\\u{200f}"),
     ("\u{2028}\u{2029}", "\\u{2028}\\u{2029}"),
     ("\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}", "\\u{202a}\\u{202b}\\u{202c}\\u{202d}\\u{202e}"),
     ("\u{2066}\u{2067}\u{2068}\u{2069}", "\\u{2066}\\u{2067}\\u{2068}\\u{2069}"),
@@ -330,7 +331,8 @@ const OBEYED: &[(&str, &str)] = &[
 fn assert_harmless(seen: &Observation) {
     let shown = detail(seen);
     let obeyed = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     assert!(!shown.is_empty() && !shown.chars().any(obeyed), "{shown:?}");
     assert!(shown.chars().count() <= DETAIL_LIMIT, "{} characters", shown.chars().count());

@@ -30,7 +30,7 @@ async fn dripping(first: &'static str) -> Server {
 }
 
 #[tokio::test]
-async fn every_hostile_peer_gets_the_right_outcome_on_time() {
+async fn sec_every_hostile_peer_gets_the_right_outcome_on_time() {
     use FailReason::{Assertion, Protocol, Timeout};
     let contains = || json!({"tcp": {"expect": "needle"}});
     let regex = || json!({"tcp": {"expect": {"regex": "(a|aa)*needle$"}}});
@@ -91,7 +91,7 @@ async fn a_peer_that_never_reads_is_given_up_by_the_deadline() {
 }
 
 #[tokio::test]
-async fn single_bytes_do_not_make_a_regular_expression_search_everything_for_each() {
+async fn sec_single_bytes_do_not_make_a_regular_expression_search_everything_for_each() {
     // 64 Ki pieces of one byte: searched anew for each, that would be 2 GB of searching.
     let server = Server::raw(|mut stream| async move {
         stream.set_nodelay(true).expect("a socket");
@@ -108,7 +108,7 @@ async fn single_bytes_do_not_make_a_regular_expression_search_everything_for_eac
 }
 
 #[tokio::test]
-async fn memory_stays_flat_under_fifty_hostile_peers_at_once() {
+async fn sec_memory_stays_flat_under_fifty_hostile_peers_at_once() {
     const GROWTH_KB: u64 = 48 * 1024;
     let prober = plain();
     let servers = [endless(&[b'a'; 16_384]).await, endless(b"220-a\r\n").await, endless(b"220 aaaa").await];

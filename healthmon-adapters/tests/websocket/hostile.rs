@@ -32,7 +32,7 @@ const fn filled(kind: u8) -> [u8; 127] {
 }
 
 #[tokio::test]
-async fn every_hostile_peer_gets_the_right_outcome_on_time() {
+async fn sec_every_hostile_peer_gets_the_right_outcome_on_time() {
     use FailReason::{Assertion, Protocol, Timeout};
     let long = PATIENCE * 3;
     let rows: Vec<(&str, Server, Duration, FailReason, &str)> = vec![
@@ -144,7 +144,7 @@ async fn the_session_is_closed_politely_and_a_rude_peer_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn memory_stays_flat_under_fifty_hostile_peers_at_once() {
+async fn sec_memory_stays_flat_under_fifty_hostile_peers_at_once() {
     const GROWTH_KB: u64 = 48 * 1024;
     let prober = Arc::new(prober());
     let servers = [

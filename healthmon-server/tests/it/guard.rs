@@ -134,3 +134,44 @@ async fn sec_header_values_are_written_and_never_shown() {
     }
     assert!(!server.log().contains("canary"), "a secret is in the log");
 }
+
+/// What is not known may be a role, an owner or a right in the next version, and is not let pass now.
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_unknown_fields_are_refused() {
+    let (folder, target) = (folder(), Target::start().await);
+    let server = Server::start(&folder.path().join("db"));
+    server.ready().await;
+    let settings = serde_json::json!({"name": "a", "url": target.url, "interval": "1h"});
+    let path = format!("/api/v1/services/{}", server.register(settings.clone()).await);
+    for (unknown, field) in [
+        (serde_json::json!({"role": "admin"}), "role"),
+        (serde_json::json!({"http": {"role": "admin"}}), "http.role"),
+        (serde_json::json!({"http": {"tls": {"role": "admin"}}}), "http.tls.role"),
+        (serde_json::json!({"expect": {"role": "admin"}}), "expect.role"),
+        (serde_json::json!({"policy": {"role": "admin"}}), "policy.role"),
+    ] {
+        let patched = server.send("PATCH", &path, Some(unknown.clone())).await;
+        assert_eq!((patched.status, patched.fields()), (422, vec![field]), "{}", patched.json);
+        let mut whole = settings.clone();
+        let (whole_fields, unknown) = (whole.as_object_mut().unwrap(), unknown.as_object().cloned().unwrap());
+        whole_fields.extend(unknown);
+        let created = server.send("POST", "/api/v1/services", Some(whole)).await;
+        assert_eq!((created.status, created.fields()), (422, vec![field]), "{}", created.json);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sec_no_proxy_of_the_environment_is_used() {
+    let (folder, target) = (folder(), Target::start().await);
+    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", proxy.local_addr().unwrap());
+    let names = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+    let environment: Vec<_> = names.iter().map(|name| (*name, url.as_str())).collect();
+    let server = Server::at([127, 0, 0, 1], &folder.path().join("db"), &["serve"], &environment);
+    server.ready().await;
+    let id = server.register(serde_json::json!({"name": "a", "url": target.url, "interval": "1h"})).await;
+    let probed = server.send("POST", &format!("/api/v1/services/{id}/probe"), None).await;
+    assert_eq!(probed.json["outcome"], "pass", "{}", probed.json);
+    let knocked = tokio::time::timeout(std::time::Duration::from_millis(100), proxy.accept()).await;
+    assert!(knocked.is_err(), "somebody asked the proxy");
+}
