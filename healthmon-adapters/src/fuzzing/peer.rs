@@ -42,7 +42,7 @@ where
 
 /// Waits for something to be said, and answers it.
 pub(super) async fn answer(stream: &mut TcpStream, piece: &[u8], port: u16) {
-    let mut heard = [0; 16 * 1024];
+    let mut heard = vec![0; 16 * 1024];
     if stream.read(&mut heard).await.is_ok_and(|read| read > 0) {
         send(stream, piece, port).await;
     }
@@ -56,7 +56,7 @@ pub(super) async fn send(stream: &mut TcpStream, piece: &[u8], port: u16) {
 /// Ends what is said, and waits for the other's end.
 pub(super) async fn leave(mut stream: TcpStream) {
     if stream.shutdown().await.is_ok() {
-        let mut rest = [0; 16 * 1024];
+        let mut rest = vec![0; 16 * 1024];
         while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
     }
 }

@@ -75,7 +75,7 @@ async fn starttls(protocol: StartTls, said: &[u8]) {
 
 async fn connected() -> (TcpStream, TcpStream) {
     let cannot = |error: std::io::Error| -> ! { panic!("cannot listen on {HERE}: {error}") };
-    let listener = TcpListener::bind((Ipv4Addr::from(HERE), 0)).await.unwrap_or_else(|error| cannot(error));
+    let listener = TcpListener::bind((HERE, 0)).await.unwrap_or_else(|error| cannot(error));
     let address = listener.local_addr().unwrap_or_else(|error| cannot(error));
     let (connecting, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let stream = connecting.unwrap_or_else(|error| cannot(error));
