@@ -139,7 +139,7 @@ impl Client {
 }
 
 async fn open_grpc(host: &str, port: u16) -> HealthClient<Channel> {
-    let stream = get::connect((&*host, port)).await;
+    let stream = get::connect((host, port)).await;
     let opened = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
     let (sender, connection) = opened.expect("a handshake");
     tokio::spawn(connection);

@@ -54,7 +54,7 @@ const SERVING: &[u8] = &[0, 0, 0, 0, 2, 8, 1];
 pub(crate) async fn run() {
     rlimit::increase_nofile_limit(u64::MAX).expect("more files");
     let (ca, tls) = identity();
-    let silent = listen(|stream| wait_for_end(stream)).await;
+    let silent = listen(wait_for_end).await;
     let answering = Ports {
         http: listen(|stream| answer(stream, OK)).await,
         json: listen(|stream| answer(stream, JSON)).await,

@@ -2,8 +2,6 @@
 //! what the peer says to begin with, when it is spoken to, and so on; for a dialogue there is first a
 //! section with its steps, in JSON.
 
-use std::net::Ipv4Addr;
-
 use healthmon_core::{probe::Outcome, service::Fields};
 use serde_json::{Map, Value};
 use tokio::{
