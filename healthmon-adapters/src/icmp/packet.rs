@@ -24,7 +24,7 @@ impl Version {
         }
     }
 
-    const fn reply(self) -> u8 {
+    pub(super) const fn reply(self) -> u8 {
         match self {
             Self::V4 => 0,
             Self::V6 => 129,

@@ -11,7 +11,7 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt,
     sockopt::{Ipv4RecvErr, Ipv6RecvErr},
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket};
 
 use super::packet::{Echo, HEAD, Version, meaning, quoted, reply, without_ipv4_header};
@@ -76,6 +76,12 @@ impl EchoSocket {
             },
         };
         let failed = |source| Fault::from(DialError::Connect { address, source });
+        let ident = rand::random();
+        if access == Access::Raw {
+            // It would get every reply that comes to this machine: those of many probes at once fill the
+            // buffers of all of them.
+            socket.attach_filter(&only_replies(Version::of(&address), ident)).map_err(failed)?;
+        }
         let told_of_errors = match Version::of(&address) {
             Version::V4 => setsockopt(&socket, Ipv4RecvErr, &true),
             Version::V6 => setsockopt(&socket, Ipv6RecvErr, &true),
@@ -84,7 +90,7 @@ impl EchoSocket {
         socket.set_nonblocking(true).map_err(failed)?;
         socket.connect(&address.into()).map_err(|error| no_way(address, error))?;
         let socket = UdpSocket::from_std(socket.into()).map_err(failed)?;
-        Ok(Self { socket, address, access, ident: rand::random() })
+        Ok(Self { socket, address, access, ident })
     }
 
     pub(super) const fn address(&self) -> SocketAddr {
@@ -195,6 +201,29 @@ fn no_way(address: SocketAddr, source: io::Error) -> Fault {
 }
 
 /// The system gives neither socket.
+/// Lets in echo replies to this identifier: a program of the classic packet filter, whose instructions
+/// are in <https://www.kernel.org/doc/html/latest/networking/filter.html>.
+fn only_replies(version: Version, ident: u16) -> Vec<SockFilter> {
+    const LENGTH_OF_IPV4_HEADER: u16 = 0xb1;
+    const EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let load = |code, at| SockFilter::new(code, 0, 0, at);
+    let (mut program, byte, half) = match version {
+        // Beyond a header of any length.
+        Version::V4 => (vec![load(LENGTH_OF_IPV4_HEADER, 0)], 0x50, 0x48),
+        Version::V6 => (Vec::new(), 0x30, 0x28),
+    };
+    program.extend([
+        load(byte, 0),
+        SockFilter::new(EQUAL, 0, 3, version.reply().into()),
+        load(half, 4),
+        SockFilter::new(EQUAL, 0, 1, ident.into()),
+        load(RETURN, u32::MAX),
+        load(RETURN, 0),
+    ]);
+    program
+}
+
 fn refused(address: SocketAddr, datagrams: &io::Error, raw: io::Error) -> Fault {
     if raw.kind() != io::ErrorKind::PermissionDenied {
         return no_way(address, raw);

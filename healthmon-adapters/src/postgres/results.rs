@@ -3,7 +3,7 @@
 use healthmon_core::{id::Applied, probe::ProbeResult, time::Timestamp};
 use sqlx::{PgConnection, Postgres, postgres::PgArguments, query::Query};
 
-use super::rows;
+use super::{connect::sql, rows};
 
 /// The columns of `results` apart, for `UNNEST`.
 #[derive(Default)]
@@ -78,65 +78,21 @@ impl ResultColumns {
 
     /// Inserts these rows, none of which is there: their services' states are locked, and it was looked.
     ///
-    /// Copied rather than inserted: the server then fills pages instead of placing rows, and logs them
-    /// so, at half the cost.
+    /// COPY would be cheaper, and must not be used while anything is locked: a server that waits for its
+    /// rows is not idle, and minds no limit on its statements either, so that a process suspended there
+    /// would keep its locks for as long as its connection lives.
     pub(super) async fn insert(self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        const COPY: &str = "COPY results (service_id, slot, delay, applied, certificate, latency, epoch, dns, connect, \
-             tls, first_byte, region_id, kind, outcome, reason, code, detail) FROM STDIN WITH (FORMAT binary)";
         if self.service.is_empty() {
             return Ok(());
         }
-        let rows = self.binary();
-        let mut copy = tx.copy_in_raw(COPY).await?;
-        if let Err(error) = copy.send(rows).await {
-            copy.abort("it cannot be sent").await.ok();
-            return Err(error);
-        }
-        copy.finish().await.map(drop)
-    }
-
-    /// The rows as COPY reads them: <https://www.postgresql.org/docs/current/sql-copy.html>, Binary Format.
-    fn binary(&self) -> Vec<u8> {
-        const COLUMNS: i16 = 17;
-        let mut out = Vec::with_capacity(32 + self.service.len() * 160);
-        out.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
-        // No flags, and no more header.
-        out.extend_from_slice(&[0; 8]);
-        for row in 0..self.service.len() {
-            out.extend_from_slice(&COLUMNS.to_be_bytes());
-            for value in [Some(self.service[row]), Some(self.slot[row]), Some(self.delay[row])] {
-                field(&mut out, value.map(i64::to_be_bytes));
-            }
-            for value in [self.applied[row], self.certificate[row]] {
-                field(&mut out, value.map(i64::to_be_bytes));
-            }
-            for value in [Some(self.latency[row]), Some(self.epoch[row]), self.dns[row], self.connect[row]] {
-                field(&mut out, value.map(i32::to_be_bytes));
-            }
-            for value in [self.tls[row], self.first_byte[row]] {
-                field(&mut out, value.map(i32::to_be_bytes));
-            }
-            for value in [Some(self.region[row]), Some(self.kind[row]), Some(self.outcome[row])] {
-                field(&mut out, value.map(i16::to_be_bytes));
-            }
-            for value in [self.reason[row], self.code[row]] {
-                field(&mut out, value.map(i16::to_be_bytes));
-            }
-            field(&mut out, self.detail[row].as_deref());
-        }
-        out.extend_from_slice(&(-1_i16).to_be_bytes());
-        out
-    }
-}
-
-/// A column: its length and its bytes; the length -1 is NULL.
-fn field(out: &mut Vec<u8>, value: Option<impl AsRef<[u8]>>) {
-    match value {
-        None => out.extend_from_slice(&(-1_i32).to_be_bytes()),
-        Some(value) => {
-            let value = value.as_ref();
-            out.extend_from_slice(&i32::try_from(value.len()).unwrap_or(i32::MAX).to_be_bytes());
-            out.extend_from_slice(value);
-        }
+        let insert = sql(
+            "INSERT INTO results (service_id, slot, delay, applied, certificate, latency, epoch, dns, connect, tls, \
+             first_byte, region_id, kind, outcome, reason, code, detail) SELECT * FROM UNNEST($1::bigint[], $2::bigint[], \
+             $3::bigint[], $4::bigint[], $5::bigint[], $6::integer[], $7::integer[], $8::integer[], $9::integer[], \
+             $10::integer[], $11::integer[], $12::smallint[], $13::smallint[], $14::smallint[], $15::smallint[], \
+             $16::smallint[], $17::text[])",
+        );
+        self.bind_to(insert).execute(tx).await?;
+        Ok(())
     }
 }
