@@ -11,6 +11,7 @@ use healthmon_core::{
     probe::{IndeterminateReason, Outcome},
 };
 use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::{
@@ -50,11 +51,15 @@ async fn sec_no_form_of_a_special_address_is_dialled() {
 
 #[tokio::test]
 async fn sec_redirects_are_not_followed() {
-    let elsewhere = Server::raw(|mut stream| async move { wait_for_end(&mut stream).await }).await;
-    let location = format!("HTTP/1.1 302 Found\r\nlocation: ws://{}/\r\n\r\n", elsewhere.address);
+    let elsewhere = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = elsewhere.local_addr().expect("bound");
+    let location = format!("HTTP/1.1 302 Found\r\nlocation: ws://{address}/\r\n\r\n");
     let server = answering(move |_| location.clone().into_bytes()).await;
     let seen = see(&prober(), &format!("ws://{}/", server.address), &json!({})).await;
-    assert_eq!((detail(&seen), elsewhere.accepted()), ("expected status 101, got 302", 0));
+    assert_eq!(detail(&seen), "expected status 101, got 302");
+    let own = TcpStream::connect(address).await.expect("it listens");
+    let (_, first) = elsewhere.accept().await.expect("a connection");
+    assert_eq!(first, own.local_addr().expect("connected"), "somebody had connected before");
 }
 
 #[tokio::test]
