@@ -254,7 +254,10 @@ pub(super) async fn held(locked: &mut Opened) -> Result<Vec<Held>> {
 
 /// One look for each row: where a batch is more than a hundredth of all services, the planner would
 /// read the whole table instead, at twice the cost.
-const LOOK_UP: &str = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+///
+/// And it would lock the rows of a small table as they lie rather than by id.
+const LOOK_UP: &str =
+    "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off";
 
 macro_rules! update {
     ($parameters:literal, $columns:literal, $which:literal) => {

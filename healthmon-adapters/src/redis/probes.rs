@@ -204,7 +204,9 @@ impl Inner {
 
     fn enqueue_arguments(&self, probes: &[Probe]) -> Result<Vec<Value>, serde_json::Error> {
         let mut order: Vec<&Probe> = probes.iter().collect();
-        order.sort_by(|a, b| a.id.region.cmp(&b.id.region).then_with(|| a.id.slot.cmp(&b.id.slot)));
+        let timeout = |probe: &Probe| probe.service.settings.timeout.get();
+        let of = |probe: &Probe| (bucket(&probe.id), timeout(probe), probe.id.slot);
+        order.sort_by(|a, b| a.id.region.cmp(&b.id.region).then_with(|| of(a).cmp(&of(b))));
         let (mut claims, mut numbers) = (BytesMut::new(), HashMap::<Claim, u16>::new());
         for claim in order.iter().filter_map(|probe| probe.claim) {
             let number = u16::try_from(numbers.len() + 1).unwrap_or(u16::MAX);
@@ -215,7 +217,8 @@ impl Inner {
             });
         }
         let bundles: Vec<&[&Probe]> = order
-            .chunk_by(|a, b| a.id.region == b.id.region && bucket(&a.id) == bucket(&b.id))
+            // A bundle has one lease: that of a long timeout would keep the others of a worker that is gone.
+            .chunk_by(|a, b| a.id.region == b.id.region && bucket(&a.id) == bucket(&b.id) && timeout(a) == timeout(b))
             .flat_map(|same| same.chunks(codec::PROBES))
             .collect();
         let mut arguments = Vec::with_capacity(3 + bundles.len() * 5);

@@ -91,6 +91,9 @@ async fn a_stale_epoch_is_fenced_even_across_batches_and_nodes() {
     let (old, new) = (connect(&options).await, connect(&options).await);
     let claim = |epoch| Claim { shard: Shard(9), epoch: ClaimEpoch(epoch) };
     let under = |number, epoch| probe(number, now()).under(claim(epoch));
+    // None is too small for a shard that was never claimed.
+    let nothing = probe(1_000, now()).under(Claim { shard: Shard(40), epoch: ClaimEpoch(0) });
+    assert_eq!(old.enqueue(vec![nothing]).await.unwrap().accepted, 1);
     // Epochs are compared as 64 bits are, and 9 is less than 10.
     for (epoch, newer) in [(9, 10), (u64::from(u32::MAX), 1 << 40), (u64::MAX - 1, u64::MAX)] {
         let first = epoch ^ newer;
@@ -101,7 +104,7 @@ async fn a_stale_epoch_is_fenced_even_across_batches_and_nodes() {
             assert_eq!(stale, Enqueued { fenced: 1, ..Enqueued::default() });
         }
     }
-    assert_eq!(pull(&new).await.len(), 6);
+    assert_eq!(pull(&new).await.len(), 7);
 }
 
 #[tokio::test]

@@ -18,10 +18,10 @@ end
 
 -- The newest epoch of each shard, 8 bytes each. In halves: a number of Lua's holds 53 bits of the 64.
 local epochs = base .. ':epochs'
+local none = string.rep('\0', 8)
 local function older(a, b)
-  if #a < 8 then a = string.rep('\0', 8) end
-  local a_high, a_low = struct.unpack('>I4I4', a)
-  local b_high, b_low = struct.unpack('>I4I4', b)
+  local a_high, a_low = struct.unpack('>I4I4', #a < 8 and none or a)
+  local b_high, b_low = struct.unpack('>I4I4', #b < 8 and none or b)
   return a_high < b_high or a_high == b_high and a_low < b_low
 end
 local newest, risen, stale, any = #claims > 0 and call('GET', epochs) or '', false, {}, false
