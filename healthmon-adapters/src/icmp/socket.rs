@@ -200,7 +200,6 @@ fn no_way(address: SocketAddr, source: io::Error) -> Fault {
     }
 }
 
-/// The system gives neither socket.
 /// Lets in echo replies to this identifier: a program of the classic packet filter, whose instructions
 /// are in <https://www.kernel.org/doc/html/latest/networking/filter.html>.
 fn only_replies(version: Version, ident: u16) -> Vec<SockFilter> {
@@ -224,6 +223,7 @@ fn only_replies(version: Version, ident: u16) -> Vec<SockFilter> {
     program
 }
 
+/// The system gives neither socket.
 fn refused(address: SocketAddr, datagrams: &io::Error, raw: io::Error) -> Fault {
     if raw.kind() != io::ErrorKind::PermissionDenied {
         return no_way(address, raw);
