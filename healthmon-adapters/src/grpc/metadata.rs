@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_sent_as_they_are_meant() {
+    fn sec_values_are_sent_as_they_are_meant_and_marked_as_sensitive() {
         let metadata = read(&json!({"authorization": "Bearer abc", "trace-bin": "AAEC", "padded-bin": "AA=="}));
         let mut sending = MetadataMap::new();
         metadata.expect("right").reveal(&Secrets::default(), &mut sending).expect("all plain");

@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, time::Instant};
 
 use healthmon_core::{
     ports::Prober,
-    probe::{FailReason, Outcome},
+    probe::{FailReason, Held, Outcome},
 };
 use hickory_proto::op::ResponseCode;
 use serde_json::{Value, json};
@@ -376,4 +376,9 @@ async fn sec_what_a_server_says_is_told_capped_and_escaped() {
         assert!(text.chars().count() <= 512 && !text.contains(char::is_control), "{text}");
     }
     assert_eq!(inspected.facts.iter().filter(|fact| &*fact.what == "answer").count(), 16);
+    let long = "x".repeat(101);
+    let judged = inspected.assertions.iter().filter(|told| told.held != Held::Held).map(|told| &told.seen);
+    for text in judged.chain(inspected.seen.detail.iter()) {
+        assert!(text.contains("xxx") && !text.contains(&long), "{text}");
+    }
 }

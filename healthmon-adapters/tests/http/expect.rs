@@ -182,10 +182,13 @@ async fn sec_no_assertion_reflects_a_body_or_a_cookie() {
 
 #[tokio::test]
 async fn sec_a_headers_value_is_shown_escaped_and_cut() {
-    let long = format!("x-a: \u{1b}[2J{}\r\n", "x".repeat(5_000));
+    // What HTTP lets pass of what a terminal or a reader's eye would obey.
+    let long = format!("x-a: \u{9b}2J\u{202e}{}\r\n", "x".repeat(5_000));
     let bytes = answer(200, &long, "");
     let server = Server::answering(move |_| bytes.clone()).await;
     let seen = see(&prober(), &server.url(), json!({"expect": {"header": {"x-a": "b"}}})).await;
+    assert_eq!(seen.outcome, Outcome::Fail(FailReason::Assertion), "{seen:?}");
+    assert!(detail(&seen).contains("got \"\\u{9b}2J\\u{202e}xxx"), "{seen:?}");
     assert!(!detail(&seen).chars().any(char::is_control) && detail(&seen).len() < 150, "{seen:?}");
 }
 
