@@ -6,15 +6,20 @@
 //!
 //! | Key | What |
 //! |---|---|
-//! | `s:<region>` | stream of a region's probes |
-//! | `seen:<region>:<bucket>` | set of the slot, service and kind of its probes, by half-minutes of slots: a repeat is refused |
-//! | `retry:<region>` | which probes are to be handed out again |
-//! | `r:<number>` | streams of results, 8 at most, the spool while the store is away; a shard's are in one |
-//! | `news` | which of them may have results that their recorder was not given |
+//! | `layout` | the layout of keys, and the number of shards: the same for every node |
+//! | `regions` | those that had probes |
+//! | `s:<region>` | stream of a region's probes, in bundles of 16 at most: `b` the bundle; when not all of it is meant, `m` a bit for each probe that is, and `d` how often they were handed out before |
+//! | `with:<region>` | of each bundle that is with a worker, a bit for each probe that is not done |
+//! | `seen:<region>:<bucket>` | the slot, service and kind of its probes, by two seconds of slots: a repeat is refused |
+//! | `late:<region>:<bucket>` | those completed after their lease had run out: they are not handed out again |
+//! | `r:<number>` | streams of results, 8 at most, in bundles of 64 at most, the spool while the store is away; a shard's are in one |
+//! | `acked` | results that are recorded, of bundles that are not as a whole |
+//! | `news` | which streams may have results that their recorder was not given |
 //! | `owners`, `recorders` | which recorder drains a stream of results, and until when each recorder lives |
 //! | `epochs` | the newest claim seen of each shard |
 //! | `count` | how many probes and results there are |
-//! | `poison` | the newest thousand probes that no worker brought to an end |
+//! | `poison` | bundles with probes that no worker brought to an end, the newest thousand |
+//! | `upkeep` | who looks after the queue at the moment |
 //! | `idle:*`, channel `wake` | who waits for news |
 //!
 //! # How it is done
@@ -25,9 +30,10 @@
 //! and publishes a word, and in case that is lost everybody looks once a second.
 //!
 //! One stream for all shards of a region, and few for results: what a call costs is first of all how
-//! many streams it touches. So it is not the ids of a stream's entries that tell a repeat, which would
-//! ask for a stream to each scheduler and for slots in their order, but a set beside it, which has
-//! what was put in within the last minute. Entries of probes go as soon as they are done.
+//! many streams and entries it touches, then how many bytes. So probes travel in bundles whose services
+//! are compressed together, and it is not the ids of a stream's entries that tell a repeat, which would
+//! ask for a stream to each scheduler and for slots in their order, but sets beside it, which have
+//! what was put in within the last minute. Entries of probes go as soon as all in them are done.
 //!
 //! What Redis has lost is made again by whoever needs it: groups, marks and counts come with the
 //! next call, scripts are loaded when they are missing.

@@ -1,14 +1,16 @@
-//! How probes and results lie in Redis: in bundles, because a call of the server costs by the entry.
+//! How probes and results lie in Redis: in bundles, because a call of the server costs by the entry
+//! and by the byte.
 //!
-//! A bundle of probes: how many, the earliest start-by, the longest timeout, the earliest slot, and of
-//! each probe its length and its bytes. A probe: a head of fixed length, then the service as JSON. A
-//! bundle of results: how many, and of each its length and its bytes: one for the version, then
-//! postcard. Scripts read bundles and heads, which are the same in all versions. Payloads of a version
-//! this program does not know are left to nobody: the probe is given up, see [`probes`](super::probes).
+//! A bundle of probes: how many, the earliest start-by, the timeout that all of them have, the earliest
+//! slot; of each probe a row, its name and its start-by; the version; and then, compressed together
+//! because services resemble each other, of each probe its claim and its service as JSON. Scripts read
+//! what stands before the version, which is the same in all versions. A bundle of results: how many, and of
+//! each its length and its bytes: one for the version, then postcard. Payloads of a version this program
+//! does not know are left to nobody: the probe is given up, see [`probes`](super::probes).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use healthmon_core::{
     id::{ClaimEpoch, Epoch, Region, ServiceId},
     probe::{Kind, Observation, Outcome, Phases, Probe, ProbeId, ProbeResult, Reason},
@@ -16,16 +18,20 @@ use healthmon_core::{
     shard::{Claim, Shard},
     time::{Slot, Timestamp},
 };
+use lz4_flex::block;
 use serde::{Deserialize, Serialize};
 
 use crate::services::Services;
 
 const VERSION: u8 = 1;
-/// version, start-by in µs, timeout in ms, slot in ms, service, kind. Scripts know the last three
-/// together as the probe's name.
-const HEAD: usize = 1 + 8 + 4 + 8 + 8 + 1;
-/// Then whether there is a claim: 0, or 1, shard and epoch.
-const CLAIM: usize = 2 + 8;
+/// What stands before a bundle's rows: how many probes, start-by in µs, timeout in ms, slot in ms.
+const HEAD: usize = 2 + 8 + 4 + 8;
+/// How long a probe's name is: slot in ms, service and kind.
+pub(super) const NAME: usize = 8 + 8 + 1;
+/// A row: the name and the start-by in µs.
+const ROW: usize = NAME + 8;
+/// What a bundle's services may take together, uncompressed: many times what the API lets through.
+const MOST: usize = 64 << 20;
 
 /// A payload that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,12 +39,10 @@ const CLAIM: usize = 2 + 8;
 pub(super) struct Unreadable;
 
 /// The most probes in a bundle: as many go to a worker together, and are put back one by one when it
-/// vanishes or has no room for them.
+/// vanishes. A bit of 16 for each tells which of them are meant.
 pub(super) const PROBES: usize = 16;
 /// The most results in a bundle.
 pub(super) const RESULTS: usize = 64;
-/// How long a probe's name is: slot, service and kind, as they lie in its head.
-pub(super) const NAME: usize = 8 + 8 + 1;
 
 /// Adds the name by which scripts know a probe.
 pub(super) fn put_name(id: &ProbeId, out: &mut BytesMut) {
@@ -64,58 +68,81 @@ impl Encoder {
         &self,
         bundles: impl Iterator<Item = &'a [&'a Probe]>,
     ) -> Result<Vec<Bytes>, serde_json::Error> {
-        let mut kept = self.0.kept();
-        let (mut out, mut ends) = (BytesMut::new(), Vec::with_capacity(bundles.size_hint().0));
-        for bundle in bundles {
+        let (mut kept, mut services) = (self.0.kept(), BytesMut::new());
+        let write = |bundle: &[&Probe]| {
+            services.clear();
+            for probe in bundle {
+                match probe.claim {
+                    None => services.put_u8(0),
+                    Some(claim) => {
+                        services.put_u8(1);
+                        services.put_u16(claim.shard.0);
+                        services.put_u64(claim.epoch.0);
+                    }
+                }
+                let json = kept.text(&probe.service, |service| serde_json::to_vec(service).map(Bytes::from))?;
+                services.put_u32(u32::try_from(json.len()).unwrap_or(u32::MAX));
+                services.extend_from_slice(json);
+            }
+            let services = block::compress_prepend_size(&services);
+            let mut out = BytesMut::with_capacity(HEAD + bundle.len() * ROW + 1 + services.len());
             out.put_u16(u16::try_from(bundle.len()).unwrap_or(u16::MAX));
             out.put_i64(bundle.iter().map(|probe| probe.start_by.as_micros()).min().unwrap_or_default());
             out.put_u32(bundle.iter().map(|probe| timeout_ms(probe)).max().unwrap_or_default());
             out.put_i64(bundle.iter().map(|probe| probe.id.slot.as_millis()).min().unwrap_or_default());
             for probe in bundle {
-                let json = kept.text(&probe.service, |service| serde_json::to_vec(service).map(Bytes::from))?;
-                let claim = if probe.claim.is_some() { CLAIM } else { 0 };
-                out.put_u32(u32::try_from(HEAD + 1 + claim + json.len()).unwrap_or(u32::MAX));
-                out.put_u8(VERSION);
-                out.put_i64(probe.start_by.as_micros());
-                out.put_u32(timeout_ms(probe));
                 put_name(&probe.id, &mut out);
-                match probe.claim {
-                    None => out.put_u8(0),
-                    Some(claim) => {
-                        out.put_u8(1);
-                        out.put_u16(claim.shard.0);
-                        out.put_u64(claim.epoch.0);
-                    }
-                }
-                out.extend_from_slice(json);
+                out.put_i64(probe.start_by.as_micros());
             }
-            ends.push(out.len());
+            out.put_u8(VERSION);
+            out.extend_from_slice(&services);
+            Ok(out.freeze())
+        };
+        bundles.map(write).collect()
+    }
+}
+
+/// What a bundle says of a probe before what is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) start_by: Timestamp,
+    pub(super) slot: Slot,
+    pub(super) kind: Kind,
+    pub(super) service: ServiceId,
+}
+
+impl Row {
+    fn read(mut row: &[u8]) -> Result<Self, Unreadable> {
+        let slot = Slot::from_millis(row.try_get_i64().map_err(|_| Unreadable)?);
+        let service = ServiceId::new(row.try_get_u64().map_err(|_| Unreadable)?).map_err(|_| Unreadable)?;
+        let kind = Kind::from_code(i64::from(row.try_get_u8().map_err(|_| Unreadable)?)).ok_or(Unreadable)?;
+        let start_by = Timestamp::from_micros(row.try_get_i64().map_err(|_| Unreadable)?);
+        Ok(Self { start_by, slot, kind, service })
+    }
+
+    pub(super) fn id(&self, region: &Region) -> ProbeId {
+        ProbeId { service: self.service, slot: self.slot, region: region.clone(), kind: self.kind }
+    }
+}
+
+/// A bundle of probes as it lies there.
+pub(super) struct Bundle<'a> {
+    /// In their places, also those that cannot be read.
+    pub(super) rows: Vec<Result<Row, Unreadable>>,
+    /// The version and what is compressed.
+    pub(super) rest: &'a [u8],
+}
+
+impl<'a> Bundle<'a> {
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, Unreadable> {
+        let count = usize::from(u16::from_be_bytes(part(bytes, 0)?));
+        let end = HEAD + count * ROW;
+        if !(1..=PROBES).contains(&count) || bytes.len() <= end {
+            return Err(Unreadable);
         }
-        let (out, mut from) = (out.freeze(), 0);
-        Ok(ends.into_iter().map(|end| out.slice(std::mem::replace(&mut from, end)..end)).collect())
+        let (rows, rest) = (bytes[HEAD..end].chunks_exact(ROW).map(Row::read).collect(), &bytes[end..]);
+        Ok(Self { rows, rest })
     }
-}
-
-/// What a bundle of probes holds.
-pub(super) fn parts(bundle: &Bytes) -> Result<Vec<Bytes>, Unreadable> {
-    let count = u16::from_be_bytes(part(bundle, 0)?);
-    cut::<4>(bundle, 22, count, |length| u32::from_be_bytes(length) as usize)
-}
-
-/// So many pieces, each after its length.
-fn cut<const N: usize>(
-    bytes: &Bytes,
-    mut at: usize,
-    count: u16,
-    length: impl Fn([u8; N]) -> usize,
-) -> Result<Vec<Bytes>, Unreadable> {
-    let mut pieces = Vec::with_capacity(usize::from(count).min(bytes.len() / N));
-    for _ in 0..count {
-        let from = at + N;
-        at = from.checked_add(length(part(bytes, at)?)).filter(|end| *end <= bytes.len()).ok_or(Unreadable)?;
-        pieces.push(bytes.slice(from..at));
-    }
-    if at == bytes.len() { Ok(pieces) } else { Err(Unreadable) }
 }
 
 /// Reads probes; a service is decoded once for as long as its bytes are the same.
@@ -126,55 +153,55 @@ impl Decoder {
         Self(Services::new())
     }
 
-    pub(super) fn decode(&self, region: &Region, payload: &[u8]) -> Result<Probe, Unreadable> {
-        let (head, rest) = Head::read(payload)?;
-        if payload[0] != VERSION {
-            return Err(Unreadable);
-        }
-        let (claim, json) = match rest.split_first() {
-            Some((0, json)) => (None, json),
-            Some((1, rest)) if rest.len() >= CLAIM => {
-                let (claim, json) = rest.split_at(CLAIM);
-                let shard = Shard(u16::from_be_bytes(part(claim, 0)?));
-                (Some(Claim { shard, epoch: ClaimEpoch(u64::from_be_bytes(part(claim, 2)?)) }), json)
-            }
-            _ => return Err(Unreadable),
+    /// Reads the probes with these places. One that cannot be read hides no other, unless it is what they
+    /// have in common.
+    pub(super) fn decode(&self, region: &Region, bundle: &Bundle<'_>, places: u16) -> Vec<Result<Probe, Unreadable>> {
+        let services = uncompressed(bundle.rest).unwrap_or_default();
+        let (mut services, mut kept) = (services.as_slice(), self.0.kept());
+        let mut probe = |(place, row): (usize, &Result<Row, Unreadable>)| {
+            // In their order, whichever are wanted: they are as long as each says.
+            let said = claim_and_service(&mut services);
+            (places >> place & 1 == 1).then(|| {
+                let (row, (claim, json)) = ((*row)?, said?);
+                let service = kept.service(row.service, json, || {
+                    let service: Service = serde_json::from_slice(json).map_err(|_| Unreadable)?;
+                    if service.id == row.service {
+                        Ok((service, Bytes::copy_from_slice(json)))
+                    } else {
+                        Err(Unreadable)
+                    }
+                })?;
+                Ok(Probe { id: row.id(region), service, start_by: row.start_by, claim })
+            })
         };
-        let service = self.service(head.service, json)?;
-        let id = ProbeId { service: head.service, slot: head.slot, region: region.clone(), kind: head.kind };
-        Ok(Probe { id, service, start_by: head.start_by, claim })
-    }
-
-    fn service(&self, id: ServiceId, json: &[u8]) -> Result<Arc<Service>, Unreadable> {
-        self.0.kept().service(id, json, || {
-            let service: Service = serde_json::from_slice(json).map_err(|_| Unreadable)?;
-            if service.id == id { Ok((service, Bytes::copy_from_slice(json))) } else { Err(Unreadable) }
-        })
+        bundle.rows.iter().enumerate().filter_map(&mut probe).collect()
     }
 }
 
-/// What stands before the service.
-pub(super) struct Head {
-    pub(super) start_by: Timestamp,
-    pub(super) slot: Slot,
-    pub(super) kind: Kind,
-    pub(super) service: ServiceId,
+/// What follows the rows.
+fn uncompressed(rest: &[u8]) -> Result<Vec<u8>, Unreadable> {
+    let (&VERSION, services) = rest.split_first().ok_or(Unreadable)? else { return Err(Unreadable) };
+    // Looked at before anything of that size is set aside.
+    let (size, services) = block::uncompressed_size(services).map_err(|_| Unreadable)?;
+    if size > MOST {
+        return Err(Unreadable);
+    }
+    block::decompress(services, size).ok().filter(|services| services.len() == size).ok_or(Unreadable)
 }
 
-impl Head {
-    pub(super) fn read(payload: &[u8]) -> Result<(Self, &[u8]), Unreadable> {
-        if payload.len() <= HEAD {
-            return Err(Unreadable);
+fn claim_and_service<'a>(services: &mut &'a [u8]) -> Result<(Option<Claim>, &'a [u8]), Unreadable> {
+    let claim = match services.try_get_u8().map_err(|_| Unreadable)? {
+        0 => None,
+        1 => {
+            let shard = Shard(services.try_get_u16().map_err(|_| Unreadable)?);
+            Some(Claim { shard, epoch: ClaimEpoch(services.try_get_u64().map_err(|_| Unreadable)?) })
         }
-        let (head, rest) = payload.split_at(HEAD);
-        let head = Self {
-            start_by: Timestamp::from_micros(i64::from_be_bytes(part(head, 1)?)),
-            slot: Slot::from_millis(i64::from_be_bytes(part(head, 13)?)),
-            service: ServiceId::new(u64::from_be_bytes(part(head, 21)?)).map_err(|_| Unreadable)?,
-            kind: Kind::from_code(i64::from(head[29])).ok_or(Unreadable)?,
-        };
-        Ok((head, rest))
-    }
+        _ => return Err(Unreadable),
+    };
+    let length = services.try_get_u32().map_err(|_| Unreadable)? as usize;
+    let (json, rest) = services.split_at_checked(length).ok_or(Unreadable)?;
+    *services = rest;
+    Ok((claim, json))
 }
 
 fn part<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Unreadable> {
@@ -233,10 +260,21 @@ pub(super) fn encode_results(results: &[&ProbeResult]) -> Result<Bytes, postcard
     Ok(out.freeze())
 }
 
+/// So many pieces, each after its length.
+fn cut(bytes: &Bytes, mut at: usize, count: u16) -> Result<Vec<Bytes>, Unreadable> {
+    let mut pieces = Vec::with_capacity(usize::from(count).min(RESULTS));
+    for _ in 0..count {
+        let (from, length) = (at + 4, u32::from_be_bytes(part(bytes, at)?) as usize);
+        at = from.checked_add(length).filter(|end| *end <= bytes.len()).ok_or(Unreadable)?;
+        pieces.push(bytes.slice(from..at));
+    }
+    if at == bytes.len() { Ok(pieces) } else { Err(Unreadable) }
+}
+
 /// Reads a bundle of results; those that cannot be read keep their places.
 pub(super) fn decode_results(bundle: &Bytes) -> Result<Vec<Result<ProbeResult, Unreadable>>, Unreadable> {
     let count = u16::from_be_bytes(part(bundle, 0)?);
-    let pieces = cut::<4>(bundle, 2, count, |length| u32::from_be_bytes(length) as usize)?;
+    let pieces = cut(bundle, 2, count)?;
     if pieces.len() > RESULTS {
         return Err(Unreadable);
     }

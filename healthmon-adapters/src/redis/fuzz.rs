@@ -9,7 +9,7 @@ use healthmon_core::{
     time::{Slot, Timestamp},
 };
 
-use super::codec::{Decoder, Encoder, Head, RESULTS, decode_results, encode_results, parts};
+use super::codec::{Bundle, Decoder, Encoder, PROBES, RESULTS, decode_results, encode_results};
 use crate::fuzzing::{assert_printable, probe};
 
 pub(crate) fn target(data: &[u8]) {
@@ -22,12 +22,7 @@ pub(crate) fn target(data: &[u8]) {
             let read: Vec<ProbeResult> = read.into_iter().flatten().collect();
             round_of_results(&read.iter().collect::<Vec<_>>());
         }
-        1 => {
-            let payloads = parts(&bundle).unwrap_or_else(|_| vec![bundle.clone()]);
-            let held: usize = payloads.iter().map(Bytes::len).sum();
-            assert!(held <= bundle.len(), "pieces of {held} bytes out of {}", bundle.len());
-            payloads.iter().for_each(|payload| read_probe(payload));
-        }
+        1 => read_probes(&bundle),
         2 => {
             let mut numbers = Numbers(rest);
             let made: Vec<ProbeResult> = std::iter::from_fn(|| made_up(&mut numbers)).take(4).collect();
@@ -49,25 +44,30 @@ fn round_of_results(results: &[&ProbeResult]) {
     }
 }
 
-fn read_probe(payload: &[u8]) {
-    if let Ok((head, rest)) = Head::read(payload) {
-        assert!(payload.ends_with(rest) && head.service.get() > 0);
-    }
-    if let Ok(probe) = Decoder::new().decode(&Region::default(), payload) {
-        round_of_probes(&[&probe]);
+fn read_probes(bundle: &[u8]) {
+    let Ok(read) = Bundle::read(bundle) else { return };
+    assert!((1..=PROBES).contains(&read.rows.len()) && bundle.ends_with(read.rest), "{} rows", read.rows.len());
+    let probes = Decoder::new().decode(&Region::default(), &read, u16::MAX);
+    assert_eq!(probes.len(), read.rows.len(), "one that cannot be read keeps its place");
+    let probes: Vec<Probe> = probes.into_iter().flatten().collect();
+    if !probes.is_empty() {
+        round_of_probes(&probes.iter().collect::<Vec<_>>());
     }
 }
 
 fn round_of_probes(probes: &[&Probe]) {
     let bundles = Encoder::new().encode([probes].into_iter()).unwrap_or_else(|error| panic!("{error}"));
     let [written] = &bundles[..] else { panic!("{} bundles for one", bundles.len()) };
-    let payloads = parts(written).unwrap_or_else(|error| panic!("{probes:?}: {error}"));
-    assert_eq!(payloads.len(), probes.len());
-    let decoder = Decoder::new();
-    for (payload, probe) in payloads.iter().zip(probes) {
-        let read = decoder.decode(&probe.id.region, payload);
-        assert_eq!(read.as_ref(), Ok(*probe), "written as {:?}", String::from_utf8_lossy(payload));
+    let bundle = Bundle::read(written).unwrap_or_else(|error| panic!("{probes:?}: {error}"));
+    assert_eq!(bundle.rows.len(), probes.len());
+    let (decoder, region) = (Decoder::new(), &probes[0].id.region);
+    let read = decoder.decode(region, &bundle, u16::MAX);
+    for ((row, read), probe) in bundle.rows.iter().zip(&read).zip(probes) {
+        assert_eq!(row.map(|row| row.id(region)).as_ref(), Ok(&probe.id));
+        assert_eq!(read.as_ref(), Ok(*probe));
     }
+    let last = decoder.decode(region, &bundle, 1 << (probes.len() - 1));
+    assert_eq!(last[..], read[probes.len() - 1..], "by itself as with the others");
 }
 
 /// Numbers out of what is left, nought when nothing is.

@@ -24,7 +24,6 @@ use super::{
     RedisOptions,
     codec::{Decoder, Encoder},
     connection::{Connection, News, RedisError, Script, Subscription, items, number},
-    probes::Bundles,
     results::Drains,
     upkeep,
 };
@@ -64,7 +63,6 @@ pub(super) struct Inner {
     pub(super) probes: Waiting,
     pub(super) results: Waiting,
     pub(super) drains: Drains,
-    pub(super) bundles: Bundles,
 }
 
 /// Who waits for news here.
@@ -161,7 +159,7 @@ impl RedisProbeQueue {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, QueueError> {
         let connection = Connection::open(&options).await?;
-        settle_shards(&connection, &options, shards).await?;
+        settle(&connection, &options, shards).await?;
         let inner = Arc::new(Inner {
             connection,
             clock,
@@ -174,7 +172,6 @@ impl RedisProbeQueue {
             probes: Waiting::default(),
             results: Waiting::default(),
             drains: Drains::default(),
-            bundles: Bundles::default(),
         });
         let heard = Arc::clone(&inner);
         let subscription = Subscription::open(&options, format!("{}:wake", options.base()), move |news| {
@@ -217,16 +214,33 @@ impl RedisProbeQueue {
     }
 }
 
-/// A service's shard must be the same for everybody: where they differ is a mistake in a configuration.
-async fn settle_shards(connection: &Connection, options: &RedisOptions, shards: ShardCount) -> Result<(), RedisError> {
-    let key: Value = format!("{}:shards", options.base()).into();
+/// How keys lie, and what is in them: another number whenever a version of healthmon would not understand
+/// what the one before has left.
+const LAYOUT: i64 = 2;
+
+/// What must be the same for everybody: how keys lie, and what a service's shard is. Where they differ is a
+/// mistake in a configuration, or an upgrade without emptying the queue.
+async fn settle(connection: &Connection, options: &RedisOptions, shards: ShardCount) -> Result<(), RedisError> {
+    let base = options.base();
+    let key: Value = format!("{base}:layout").into();
     let own = i64::from(shards.get());
-    connection.say("SETNX", vec![key.clone(), own.into()]).await?;
-    let settled = number(&connection.say("GET", vec![key]).await?);
-    if settled == own {
+    connection.say("SETNX", vec![key.clone(), format!("{LAYOUT} {own}").into()]).await?;
+    let settled = connection.say("GET", vec![key]).await?.into_string().unwrap_or_default();
+    let (layout, cut) =
+        settled.split_once(' ').and_then(|(layout, cut)| Some((layout.parse().ok()?, cut))).unwrap_or((0, ""));
+    // The first layout had its number of shards in a key of this name.
+    let first = number(&connection.say("EXISTS", vec![format!("{base}:shards").into()]).await?) > 0;
+    if first || layout != LAYOUT {
+        let layout = if first { 1 } else { layout };
+        return Err(RedisError::wrong(format!(
+            "the queue lies there as another version of healthmon left it (layout {layout}, this one knows {LAYOUT}): \
+             let that version record what waits, then delete the keys {base}:*, or use another prefix"
+        )));
+    }
+    if cut == own.to_string() {
         return Ok(());
     }
-    Err(RedisError::wrong(format!("the queue is cut into {settled} shards, and this node was told {own}")))
+    Err(RedisError::wrong(format!("the queue is cut into {cut} shards, and this node was told {own}")))
 }
 
 impl Inner {

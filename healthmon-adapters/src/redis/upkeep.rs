@@ -18,8 +18,6 @@ const PERIOD: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(100);
 /// How many bundles with probes to give up are looked at together.
 const ROOM: i64 = 20;
-/// How long it is remembered what is done of a bundle that is not completed.
-const REMEMBERED: Duration = Duration::from_mins(10);
 /// Each how many rounds the count is set right, and consumers of dead processes are forgotten.
 const RECOUNT: u64 = 30;
 const TIDY: u64 = 600;
@@ -31,9 +29,6 @@ pub(super) async fn run(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(period).await;
         round += 1;
-        if round.is_multiple_of(RECOUNT) {
-            inner.bundles.forget(REMEMBERED);
-        }
         match inner.round(period, round).await {
             Ok(()) => away = false,
             Err(error) if !away => {
@@ -87,13 +82,13 @@ impl Inner {
         for entry in answer {
             let mut entry = items(entry).into_iter();
             let id = entry.next().and_then(Value::into_string).and_then(|id| entry_id(&id));
-            let (Some(id), Some(before), Some(bundle)) = (id, entry.next(), entry.next()) else { continue };
+            let (Some(id), Some(before), Some(bundle), Some(places)) = (id, entry.next(), entry.next(), entry.next())
+            else {
+                continue;
+            };
             let before = u32::try_from(number(&before)).unwrap_or(u32::MAX);
-            let probes = self.taken(region, id, bundle.into_bytes().unwrap_or_default(), before);
-            // The script went by the same time: what may be begun is back on the stream.
-            let (back, late): (Vec<_>, _) = probes.into_iter().partition(|probe| probe.starts_by(now));
-            self.bundles.are_back(region, &back);
-            ended.extend(late);
+            let (bundle, places) = (bundle.into_bytes().unwrap_or_default(), u16::try_from(number(&places)).ok());
+            ended.extend(self.taken(region, id, bundle, places, before));
         }
         if !ended.is_empty() {
             self.give_up(ended).await?;

@@ -1,6 +1,7 @@
 //! The adapters over Redis, on a real server.
 
 mod broadcast;
+mod bundles;
 mod conformance;
 mod sharing;
 mod support;

@@ -1,14 +1,13 @@
 //! Several nodes on one queue.
 
-use std::{collections::BTreeSet, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
-use healthmon_adapters::{redis::RedisOptions, servers::PrivateRedis};
+use healthmon_adapters::{redis::RedisProbeQueue, servers::PrivateRedis};
 use healthmon_core::{
     id::ClaimEpoch,
     memory::QueueLimits,
     ports::{Enqueued, ProbeQueue, QueueError},
     probe::{Kind, Probe},
-    service::Timeout,
     shard::{Claim, Shard, ShardCount},
     time::Slot,
 };
@@ -210,15 +209,24 @@ async fn a_node_that_was_told_another_number_of_shards_is_refused() {
     let options = options();
     let _queue = connect(&options).await;
     let shards = ShardCount::new(16).unwrap();
-    let other = healthmon_adapters::redis::RedisProbeQueue::connect(
-        options,
-        vec![region("local")],
-        shards,
-        QueueLimits::default(),
-        clock(),
-    );
+    let other = RedisProbeQueue::connect(options, vec![region("local")], shards, QueueLimits::default(), clock());
     let Err(QueueError::Permanent(error)) = other.await else { panic!("it connected") };
     assert_eq!(error.to_string(), "the queue is cut into 64 shards, and this node was told 16");
+}
+
+#[tokio::test]
+async fn a_queue_that_lies_as_another_version_left_it_is_refused() {
+    let server = PrivateRedis::start().unwrap();
+    for (key, left, layout) in [("shards", "64", 1), ("layout", "9 64", 9)] {
+        let options = at(&server.url(0));
+        say(&server, &format!("SET {{{}}}:{key} \"{left}\"", options.prefix));
+        let regions = vec![region("local")];
+        let limits = QueueLimits::default();
+        let queue = RedisProbeQueue::connect(options, regions, ShardCount::default(), limits, clock()).await;
+        let Err(QueueError::Permanent(error)) = queue else { panic!("it connected") };
+        let said = error.to_string();
+        assert!(said.contains(&format!("(layout {layout}, this one knows 2)")), "{said}");
+    }
 }
 
 #[tokio::test]
@@ -230,105 +238,4 @@ async fn prefixes_keep_deployments_apart() {
     assert!(there.pull(ALL, Duration::ZERO).await.unwrap().is_empty());
     assert_eq!(here.pull(ALL, Duration::ZERO).await.unwrap().len(), 5);
     assert_ne!(at("redis://127.0.0.1").prefix, server.prefix);
-}
-
-/// How many bundles are with workers.
-fn with_workers(server: &PrivateRedis, options: &RedisOptions) -> String {
-    let lua = format!("\"return redis.call('XPENDING', '{{{}}}:s:local', 'w')[1]\"", options.prefix);
-    say(server, &format!("EVAL {lua} 0")).trim().to_owned()
-}
-
-#[tokio::test]
-async fn what_two_calls_complete_together_is_acknowledged_at_once() {
-    let server = PrivateRedis::start().unwrap();
-    let options = at(&server.url(0));
-    let queue = connect(&options).await;
-    queue.enqueue(probes(1..=10, now())).await.unwrap();
-    let taken = pull(&queue).await;
-    assert_eq!(with_workers(&server, &options), ":1", "they are one bundle");
-    let (odd, even) = taken.split_at(5);
-    let (one, two) = tokio::join!(queue.complete(passed(odd)), queue.complete(passed(even)));
-    one.unwrap();
-    two.unwrap();
-    assert_eq!(with_workers(&server, &options), ":0", "nobody waits for a lease to run out");
-    let depth = queue.depth().await.unwrap();
-    assert_eq!((depth.waiting, depth.in_flight, depth.results), (0, 0, 10));
-}
-
-#[tokio::test]
-async fn what_does_not_fit_goes_to_others_as_if_nobody_had_had_it() {
-    let server = PrivateRedis::start().unwrap();
-    let options = at(&server.url(0));
-    let (full, free) = (connect(&options).await, connect(&options).await);
-    let batch = probes(1..=16, now());
-    full.enqueue(batch.clone()).await.unwrap();
-    let mut taken = full.pull(NonZeroUsize::new(3).unwrap(), Duration::ZERO).await.unwrap();
-    assert_eq!(taken.len(), 3);
-    let depth = free.depth().await.unwrap();
-    assert_eq!((depth.waiting, depth.in_flight), (13, 3));
-    full.complete(passed(&taken)).await.unwrap();
-    assert_eq!(with_workers(&server, &options), ":0", "the bundle is done with");
-    let rest = pull(&free).await;
-    assert!(rest.iter().all(|delivery| delivery.delivery == 1), "nobody had begun them");
-    free.complete(passed(&rest)).await.unwrap();
-    taken.extend(rest);
-    assert_eq!(ids(&taken), ids_of(&batch));
-    assert_eq!(with_workers(&server, &options), ":0");
-}
-
-#[tokio::test]
-async fn of_a_worker_that_vanished_only_what_it_did_not_complete_comes_back_and_one_by_one() {
-    let server = PrivateRedis::start().unwrap();
-    let options = at(&server.url(0));
-    let limits = QueueLimits { lease_margin: Duration::from_millis(200), ..QueueLimits::default() };
-    let gone = connect_in(&options, &["local"], limits).await;
-    let mut batch = probes(1..=12, now());
-    for probe in &mut batch {
-        let mut service = (*probe.service).clone();
-        service.settings.timeout = Timeout::new(Duration::from_millis(200)).unwrap();
-        probe.service = Arc::new(service);
-    }
-    gone.enqueue(batch.clone()).await.unwrap();
-    let taken = pull(&gone).await;
-    gone.complete(passed(&taken[..7])).await.unwrap();
-    drop(gone);
-    let worker = connect_in(&options, &["local"], limits).await;
-    let mut back = Vec::new();
-    until("they come back", async || {
-        back.extend(pull(&worker).await);
-        (back.len() >= 5).then_some(())
-    })
-    .await;
-    let left = taken[7..].to_vec();
-    assert_eq!(ids(&back), ids(&left));
-    assert!(back.iter().all(|delivery| delivery.delivery == 2));
-    assert_eq!(with_workers(&server, &options), ":5", "one that ends its worker takes no other with it again");
-    worker.complete(passed(&back)).await.unwrap();
-    let depth = worker.depth().await.unwrap();
-    assert_eq!((depth.waiting, depth.in_flight, depth.results), (0, 0, 12));
-}
-
-#[tokio::test]
-async fn a_bundle_of_results_may_be_recorded_in_parts() {
-    let server = PrivateRedis::start().unwrap();
-    let options = at(&server.url(0));
-    let queue = connect(&options).await;
-    queue.enqueue(probes(1..=16, now())).await.unwrap();
-    queue.complete(passed(&pull(&queue).await)).await.unwrap();
-    let one = consumer("one");
-    let mut all = Vec::new();
-    // In pieces smaller than bundles, and acknowledged from the end.
-    while all.len() < 16 {
-        let some = queue.pull_results(&one, NonZeroUsize::new(1).unwrap(), Duration::ZERO).await.unwrap();
-        assert_eq!(some.len(), 1);
-        all.extend(some);
-    }
-    for (at, taken) in all.iter().rev().enumerate() {
-        queue.ack_results(&one, &[taken.receipt]).await.unwrap();
-        queue.ack_results(&one, &[taken.receipt]).await.unwrap();
-        assert_eq!(queue.depth().await.unwrap().results, 15 - at);
-    }
-    let noted = format!("EXISTS {{{}}}:acked", options.prefix);
-    assert_eq!(say(&server, &noted).trim(), ":0", "notes go with their bundles");
-    assert!(pull_results(&queue, "one").await.is_empty());
 }

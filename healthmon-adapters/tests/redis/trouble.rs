@@ -167,8 +167,8 @@ async fn entries_that_cannot_be_read_hold_up_nobody() {
     // Of a newer version, of nobody's, with other fields; and the same among results.
     for number in [77, 78, 79] {
         let kind = Kind::Scheduled as u8;
-        let newer = format!("struct.pack('>BI8I4I8I8B', 9, 0, 1000, {slot}, {number}, {kind}) .. 'rest'");
-        let bundle = format!("struct.pack('>I2i8I4i8I4', 1, 0, 1000, {slot}, 34) .. {newer}");
+        let bundle =
+            format!("struct.pack('>I2i8I4i8i8I8Bi8B', 1, 0, 1000, {slot}, {slot}, {number}, {kind}, 0, 9) .. 'rest'");
         say(&server, &format!("EVAL \"return redis.call('XADD', KEYS[1], '*', 'b', {bundle})\" 1 {base}:s:local"));
     }
     for fields in ["b x", "b garbage-that-is-long-enough-to-be-a-head", "a b c d"] {

@@ -18,8 +18,8 @@ while at <= #ARGV do
   if how == 'upto' then
     local upto = ARGV[at + 2]
     if call('HGET', base .. ':owners', stream) == ARGV[1] then
-      call('XTRIM', base .. ':r:' .. stream, 'MINID', upto)
-      gone = gone + tonumber(ARGV[at + 3])
+      -- When it is said twice, there is nothing the second time.
+      if call('XTRIM', base .. ':r:' .. stream, 'MINID', upto) > 0 then gone = gone + tonumber(ARGV[at + 3]) end
       if call('EXISTS', base .. ':acked') == 1 then
         for _, part in ipairs(call('SMEMBERS', base .. ':acked')) do
           local of, id = string.match(part, '^(%d+):(%d+%-%d+):')

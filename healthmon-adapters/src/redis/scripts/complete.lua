@@ -1,8 +1,8 @@
 -- Stores results, then acknowledges their probes.
 --
--- KEYS[1] the prefix. ARGV: poisonous payloads (kept, the newest thousand) and each of them; streams with
--- results, and of each its number, its results, bundles, and each bundle; then entries until the end:
--- region, id, 1 when all of its probes are done now, and the names of those that are, 17 bytes each.
+-- KEYS[1] the prefix. ARGV: poisonous bundles (kept, the newest thousand) and each of them; streams with
+-- results, and of each its number, its results, bundles, and each bundle; then of each bundle of probes until
+-- the end: region, id, a bit for each of its probes that are done, and the names of those, 17 bytes each.
 local base, call, at = KEYS[1], redis.call, 1
 local function arg()
   at = at + 1
@@ -10,7 +10,7 @@ local function arg()
 end
 
 for _ = 1, tonumber(arg()) do
-  call('XADD', base .. ':poison', 'MAXLEN', '~', 1000, '*', 'p', arg())
+  call('XADD', base .. ':poison', 'MAXLEN', '~', 1000, '*', 'b', arg())
 end
 local stored, news = 0, {}
 for _ = 1, tonumber(arg()) do
@@ -27,23 +27,40 @@ if stored > 0 then
     call('PUBLISH', base .. ':wake', 'r')
   end
 end
+
+local function ones(mask)
+  local count = 0
+  while mask > 0 do
+    mask = bit.band(mask, mask - 1)
+    count = count + 1
+  end
+  return count
+end
+
 local done, last = 0, #ARGV
 while at <= last do
-  local region, id, all, named = arg(), arg(), arg(), arg()
-  local names, acked = {}, 0
-  if all == '1' then
-    acked = redis.pcall('XACK', base .. ':s:' .. region, 'w', id)
-    if type(acked) ~= 'number' then acked = 0 end
-    if acked == 1 then done = done + #named / 17 end
-  end
-  -- The rest of the bundle is to be done still; or the lease ran out, and they may be on the stream again.
-  if acked == 0 and #named > 0 then
-    for i = 1, #named / 17 do names[i] = string.sub(named, 17 * i - 16, 17 * i) end
-    local bucket = string.format('%.0f', math.floor(struct.unpack('>i8', named) / 30000))
-    local key = base .. ':done:' .. region .. ':' .. bucket
-    local added = call('SADD', key, unpack(names))
-    call('EXPIRE', key, 65)
-    if all == '0' then done = done + added end
+  local region, id, places, named = arg(), arg(), tonumber(arg()), arg()
+  local key, with = base .. ':s:' .. region, base .. ':with:' .. region
+  local had = tonumber(call('HGET', with, id) or nil)
+  if had then
+    local rest = bit.band(had, bit.bnot(places))
+    if rest == 0 then
+      call('XACK', key, 'w', id)
+      call('XDEL', key, id)
+      call('HDEL', with, id)
+    elseif rest ~= had then
+      call('HSET', with, id, string.format('%.0f', rest))
+    end
+    done = done + ones(had - rest)
+  else
+    -- The lease has run out: they may be on the stream again, and need not be handed out for that.
+    for i = 1, #named / 17 do
+      local name = string.sub(named, 17 * i - 16, 17 * i)
+      local late = base .. ':late:' .. region .. ':'
+        .. string.format('%.0f', math.floor(struct.unpack('>i8', name) / 30000))
+      call('SADD', late, name)
+      call('EXPIRE', late, 600)
+    end
   end
 end
 if done > 0 then

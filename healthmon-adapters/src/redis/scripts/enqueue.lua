@@ -1,8 +1,8 @@
 -- Puts probes on their regions' streams: all of a call, or none when it would not fit.
 --
 -- KEYS[1] the prefix. ARGV: capacity, probes in all, shard and epoch of each claim in 2 and 8 bytes, then
--- bundles until the end: region, bucket of slots, the claim of each probe in two bytes (0 for none), the
--- name of each in 17, and the bundle. A bundle whose probes are all new goes in as it is.
+-- bundles until the end: region, bucket of slots, the claim of each probe in two bytes (0 for none), and
+-- the bundle.
 local base, at, call = KEYS[1], 1, redis.call
 local function arg()
   at = at + 1
@@ -43,47 +43,40 @@ for number = 1, #claims / 10 do
   if known ~= epoch and older(epoch, known) then stale[number], any = true, true end
 end
 
--- The bundle of some of a bundle's probes: a head of 22 bytes, of which the first two say how many there
--- are, then of each probe its length in four bytes and its bytes.
-local function only(bundle, wanted, some)
-  local parts, place = { struct.pack('>I2', some), string.sub(bundle, 3, 22) }, 23
-  for i = 1, #wanted do
-    local length = 4 + struct.unpack('>I4', bundle, place)
-    if wanted[i] then parts[#parts + 1] = string.sub(bundle, place, place + length - 1) end
-    place = place + length
-  end
-  return table.concat(parts)
-end
-
-local accepted, fenced, last, failed, news = 0, 0, #ARGV, nil, {}
+local accepted, fenced, last, failed, news, touched = 0, 0, #ARGV, nil, {}, {}
 while at <= last do
-  local region, bucket, claimed, named, bundle = arg(), arg(), arg(), arg(), arg()
-  local seen, names, probes = base .. ':seen:' .. region .. ':' .. bucket, {}, #named / 17
-  for i = 1, probes do names[i] = string.sub(named, 17 * i - 16, 17 * i) end
-  local known, wanted, here, fresh = call('SMISMEMBER', seen, unpack(names)), {}, {}, {}
+  local region, bucket, claimed, bundle = arg(), arg(), arg(), arg()
+  local seen, names, probes = base .. ':seen:' .. region .. ':' .. bucket, {}, #claimed / 2
+  for i = 1, probes do names[i] = string.sub(bundle, 25 * i - 2, 25 * i + 14) end
+  local known, mask, here, fresh = call('SMISMEMBER', seen, unpack(names)), 0, {}, {}
   for i = 1, probes do
     local name = names[i]
     if any and stale[struct.unpack('>I2', claimed, 2 * i - 1)] then
       fenced = fenced + 1
     elseif known[i] == 0 and not here[name] then
-      wanted[i], here[name], fresh[#fresh + 1] = true, true, name
+      mask, here[name], fresh[#fresh + 1] = mask + 2 ^ (i - 1), true, name
     end
-    wanted[i] = wanted[i] or false
   end
-  if #fresh > 0 then
-    if #fresh < probes then bundle = only(bundle, wanted, #fresh) end
-    local added = redis.pcall('XADD', base .. ':s:' .. region, '*', 'b', bundle)
-    if type(added) == 'table' then
+  if mask > 0 then
+    local key, added = base .. ':s:' .. region
+    if #fresh == probes then
+      added = redis.pcall('XADD', key, '*', 'b', bundle)
+    else
+      -- The others lie in it as well, and are not meant.
+      added = redis.pcall('XADD', key, '*', 'b', bundle, 'm', string.format('%.0f', mask), 'd', 0)
+    end
+    if type(added) == 'table' and added.err then
       -- Nothing we know of. What is in stays in, and is a repeat when the caller tries again.
       failed = added
       break
     end
     call('SADD', seen, unpack(fresh))
-    call('EXPIRE', seen, 65)
+    touched[seen] = true
     accepted = accepted + #fresh
     news[region] = true
   end
 end
+for seen in pairs(touched) do call('EXPIRE', seen, 65) end
 for region in pairs(news) do
   call('SADD', base .. ':regions', region)
   if call('DEL', base .. ':idle:p:' .. region) == 1 then

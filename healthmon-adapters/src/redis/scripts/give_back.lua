@@ -1,20 +1,33 @@
--- Puts probes back that were handed out and that nobody has begun, each as a bundle of its own.
+-- Puts probes back that were handed out and that nobody has begun.
 --
--- KEYS[1] the prefix. ARGV: entries until the end: region, id, 1 when all of its probes are done with or
--- given back, how many times they were handed out before, how many probes, and the bundle of each.
-local base, call, at, back = KEYS[1], redis.call, 1, 0
-while at <= #ARGV do
-  local region, id, all, before, probes = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
-  local key = base .. ':s:' .. region
-  at = at + 5
+-- KEYS[1] the prefix. ARGV: of each bundle until the end: region, id, a bit for each of its probes that
+-- are given back, and how many times they were handed out before.
+local base, call, back = KEYS[1], redis.call, 0
+for at = 1, #ARGV, 4 do
+  local region, id, places, before = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3]
+  local key, with = base .. ':s:' .. region, base .. ':with:' .. region
   -- Of one whose lease has run out others have taken care.
-  if #call('XPENDING', key, 'w', id, id, 1) > 0 then
-    for i = at, at + probes - 1 do call('XADD', key, '*', 'b', ARGV[i], 'd', before) end
-    if all == '1' then call('XACK', key, 'w', id) end
-    back = back + probes
-    call('PUBLISH', base .. ':wake', 'p:' .. region)
+  local had = tonumber(call('HGET', with, id) or nil)
+  local entry = had and call('XRANGE', key, id, id)[1]
+  if entry then
+    local rest = bit.band(had, bit.bnot(places))
+    local given = had - rest
+    if given > 0 then
+      call('XADD', key, '*', 'b', entry[2][2], 'm', string.format('%.0f', given), 'd', before)
+      while given > 0 do
+        given = bit.band(given, given - 1)
+        back = back + 1
+      end
+      call('PUBLISH', base .. ':wake', 'p:' .. region)
+    end
+    if rest == 0 then
+      call('XACK', key, 'w', id)
+      call('XDEL', key, id)
+      call('HDEL', with, id)
+    else
+      call('HSET', with, id, string.format('%.0f', rest))
+    end
   end
-  at = at + probes
 end
 if back > 0 then call('HINCRBY', base .. ':count', 'flight', -back) end
 return back

@@ -3,48 +3,50 @@
 --
 -- KEYS[1] the prefix. ARGV: region, now in us, the lease's margin in ms, consumer, how many bundles to
 -- answer at most, 1 when consumers of dead processes are to be forgotten too.
--- Answers a list of {id, how many times it was handed out, bundle}: with expired or unreadable probes, and
--- with others that have gone back.
+-- Answers a list of {id, how many times it was handed out, bundle, a bit for each of its probes that is to be
+-- given up}: expired or unreadable ones.
 local base, call, pcall = KEYS[1], redis.call, redis.pcall
 local region, now_us, margin = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local consumer, room, tidy = ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1'
-local key, out, back, taken = base .. ':s:' .. region, {}, 0, 0
+local key, with, out, back, taken, strange = base .. ':s:' .. region, base .. ':with:' .. region, {}, 0, 0, 0
 
--- A bundle, how many probes, the first start-by in us, the longest timeout in ms, and how many times it
+-- A bundle, a bit for each of its probes, the first start-by in us, the timeout in ms, and how many times it
 -- was handed out before; only the first of one that is not ours.
 local function read(entry)
-  local bundle, before = entry[2][2], tonumber(entry[2][4]) or 0
-  if entry[2][1] ~= 'b' or type(bundle) ~= 'string' or #bundle < 22 then return bundle or '' end
+  local fields = entry[2]
+  local bundle = fields[2]
+  if fields[1] ~= 'b' or type(bundle) ~= 'string' or #bundle <= 22 then return bundle or '' end
   local probes, start_by, timeout = struct.unpack('>I2i8I4', bundle)
-  return bundle, probes, start_by, timeout, before
+  if probes < 1 or probes > 16 or #bundle <= 22 + 25 * probes then return bundle end
+  return bundle, tonumber(fields[4]) or 2 ^ probes - 1, start_by, timeout, tonumber(fields[6]) or 0
 end
 
--- Puts probes of a bundle back on the stream, each by itself: those that are not done, of a bundle whose
--- worker is gone; those that may be begun still, of one that was waiting. Answers whether it was all of them.
-local function split(bundle, probes, before, gone)
-  local place, rest = 23, 0
-  for _ = 1, probes do
-    if place + 3 > #bundle then return false end
-    local length = struct.unpack('>I4', bundle, place)
-    local payload = string.sub(bundle, place + 4, place + 3 + length)
-    if #payload < 30 then return false end
-    local name, wanted = string.sub(payload, 14, 30), true
-    if gone then
-      local bucket = string.format('%.0f', math.floor(struct.unpack('>i8', name) / 30000))
-      wanted = call('SISMEMBER', base .. ':done:' .. region .. ':' .. bucket, name) == 0
-    else
-      wanted = struct.unpack('>i8', payload, 2) >= now_us
-    end
-    if wanted then
-      local head = struct.pack('>I2', 1) .. string.sub(payload, 2, 13) .. string.sub(name, 1, 8)
-      call('XADD', key, '*', 'b', head .. string.sub(bundle, place, place + 3 + length), 'd', before)
-      back = back + 1
-    else
-      rest = rest + 1
-    end
-    place = place + 4 + length
+local function number(mask) return string.format('%.0f', mask) end
+
+local function ones(mask)
+  local count = 0
+  while mask > 0 do
+    mask = bit.band(mask, mask - 1)
+    count = count + 1
   end
-  return rest == 0
+  return count
+end
+
+local function forget(id)
+  call('XACK', key, 'w', id)
+  call('XDEL', key, id)
+  call('HDEL', with, id)
+end
+
+local function put_back(bundle, mask, before)
+  call('XADD', key, '*', 'b', bundle, 'm', number(mask), 'd', before)
+  back = back + ones(mask)
+end
+
+local function give_up(id, before, bundle, mask)
+  call('HSET', with, id, number(mask))
+  out[#out + 1] = { id, before, bundle, mask }
+  room = room - 1
 end
 
 local function overdue()
@@ -55,18 +57,22 @@ local function overdue()
       local id, idle = of[1], of[3]
       local entry = call('XRANGE', key, id, id)[1]
       if not entry then
-        call('XACK', key, 'w', id)
+        forget(id)
       else
-        local bundle, probes, _, timeout, before = read(entry)
-        if not probes then
+        local bundle, mask, _, timeout, before = read(entry)
+        if not mask then
           if room > 0 then
             call('XCLAIM', key, 'w', consumer, 0, id, 'JUSTID')
-            out[#out + 1] = { id, 0, bundle }
-            room = room - 1
+            give_up(id, 0, bundle, 1)
           end
         elseif idle >= timeout + margin then
-          split(bundle, probes, before + 1, true)
-          call('XACK', key, 'w', id)
+          -- Each by itself: one that ends its worker is to take no other with it again.
+          mask = tonumber(call('HGET', with, id) or mask)
+          for place = 0, 15 do
+            local one = bit.band(mask, 2 ^ place)
+            if one ~= 0 then put_back(bundle, one, before + 1) end
+          end
+          forget(id)
         end
       end
     end
@@ -95,13 +101,19 @@ local function unread()
   if old == 0 then return end
   local answer = call('XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', old, 'STREAMS', key, '>')
   for _, entry in ipairs(answer and answer[1][2] or {}) do
-    local bundle, probes, _, _, before = read(entry)
-    taken = taken + (probes or 0)
-    if probes and split(bundle, probes, before, false) then
-      call('XACK', key, 'w', entry[1])
+    local bundle, mask, _, _, before = read(entry)
+    if not mask then
+      taken, strange = taken + 1, strange + 1
+      give_up(entry[1], 0, bundle, 1)
     else
-      out[#out + 1] = { entry[1], before or 0, bundle }
-      room = room - 1
+      taken = taken + ones(mask)
+      local late = 0
+      for place = 0, 15 do
+        local one = bit.band(mask, 2 ^ place)
+        if one ~= 0 and struct.unpack('>i8', bundle, 40 + 25 * place) < now_us then late = late + one end
+      end
+      if mask > late then put_back(bundle, mask - late, before) end
+      if late > 0 then give_up(entry[1], before, bundle, late) else forget(entry[1]) end
     end
   end
 end
@@ -110,13 +122,6 @@ if call('EXISTS', key) == 0 then return out end
 if pcall('XPENDING', key, 'w').err then pcall('XGROUP', 'CREATE', key, 'w', '0') end
 overdue()
 unread()
--- All that was handed out and is no longer with anybody is done.
-local oldest = call('XPENDING', key, 'w')[2]
-if not oldest then
-  local millis, sequence = string.match(delivered(), '^(%d+)-(%d+)$')
-  oldest = string.format('%s-%.0f', millis, sequence + 1)
-end
-call('XTRIM', key, 'MINID', oldest)
 if tidy then
   for _, name in ipairs(call('XINFO', 'CONSUMERS', key)) do
     local of = {}
@@ -124,6 +129,7 @@ if tidy then
     if of['pending'] == 0 and of['idle'] > 600000 then call('XGROUP', 'DELCONSUMER', key, 'w', of['name']) end
   end
 end
+if strange > 0 then call('HINCRBY', base .. ':count', 'probes', strange) end
 if taken ~= back then call('HINCRBY', base .. ':count', 'flight', taken - back) end
 if back > 0 then call('PUBLISH', base .. ':wake', 'p:' .. region) end
 return out
