@@ -38,6 +38,8 @@ const BUDGET: Duration = Duration::from_millis(1_500);
 const PIECE: Duration = Duration::from_millis(250);
 /// How long it rests when there is nothing left to do.
 const REST: Duration = Duration::from_secs(30);
+/// How many results are looked through for the first of all.
+const FEW: i64 = 10_000;
 /// How many services, or late hours, are summed in one transaction at most.
 const MOST: usize = 2_000;
 /// How wide a partition is.
@@ -176,13 +178,18 @@ impl PostgresResultStore {
         let mut tx = self.postgres.begin_summing().await?;
         let oldest = self.partitions.oldest(&mut tx).await?.map_or(i64::MAX, hour_of);
         let newest = hour_of(now.before(CLOSED).as_millis());
-        // It begins with the first hour that has results, which are few then: what comes later for an
-        // earlier one is late.
+        // It begins with the first hour that has results, if those are few: what comes later for an
+        // earlier one is late. To look through many takes longer than a statement may, so that a
+        // database of before there were sums begins where its partitions do.
         sql("INSERT INTO rollup_progress (hour, service_id) \
-             SELECT least($1, coalesce((SELECT min(slot) FROM results) / $2, $1))::integer, 0 \
-             WHERE NOT EXISTS (SELECT FROM rollup_progress) ON CONFLICT DO NOTHING")
+             SELECT least($1, CASE WHEN count(*) < $4 THEN coalesce(min(slot) / $2, $1) ELSE $3 END)::integer, 0 \
+             FROM (SELECT slot FROM results LIMIT $4) r \
+             WHERE NOT EXISTS (SELECT FROM rollup_progress) HAVING NOT EXISTS (SELECT FROM rollup_progress) \
+             ON CONFLICT DO NOTHING")
         .bind(i64::from(number(newest)))
         .bind(HOUR_MS)
+        .bind(oldest.min(newest))
+        .bind(FEW)
         .execute(&mut *tx)
         .await
         .map_err(from_sqlx)?;

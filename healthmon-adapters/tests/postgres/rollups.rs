@@ -102,6 +102,23 @@ async fn an_hour_that_is_summed_is_not_added_up_again() {
 }
 
 #[tokio::test]
+async fn a_database_of_before_there_were_sums_is_summed_from_its_beginning() {
+    let database = Database::new().await;
+    let store = open(&database).await;
+    let service = registered(&store, 1).await;
+    let begin = hour(&store, 180).await;
+    let results = motley(&service, begin, 0..10_100);
+    for part in results.chunks(2_525).rev() {
+        store.record(part.to_vec()).await.expect("recorded");
+    }
+    execute(&database.url, "DELETE FROM rollup_late; DELETE FROM rollup_progress; DELETE FROM rollups").await;
+    settle(&database).await;
+    execute(&database.url, "DELETE FROM results").await;
+    let expected: Summary = results.iter().collect();
+    assert_eq!(sum(&store, service.id, begin, begin.after(HOUR * 170)).await, expected);
+}
+
+#[tokio::test]
 async fn a_late_result_is_summed_at_once_and_its_hour_again_by_the_sweep() {
     let database = Database::new().await;
     let store = open(&database).await;
