@@ -12,7 +12,7 @@
 //! | `with:<region>` | of each bundle that is with a worker, a bit for each probe that is not done |
 //! | `seen:<region>:<bucket>` | the slot, service and kind of its probes, by two seconds of slots: a repeat is refused |
 //! | `late:<region>:<bucket>` | those completed after their lease had run out: they are not handed out again |
-//! | `r:<number>` | streams of results, 8 at most, in bundles of 64 at most, the spool while the store is away; a shard's are in one |
+//! | `r:<number>` | streams of results, 4 at most, in bundles of 64 at most, the spool while the store is away; a shard's are in one |
 //! | `acked` | results that are recorded, of bundles that are not as a whole |
 //! | `news` | which streams may have results that their recorder was not given |
 //! | `owners`, `recorders` | which recorder drains a stream of results, and until when each recorder lives |

@@ -5,7 +5,7 @@ use sqlx::{PgConnection, Postgres, postgres::PgArguments, query::Query};
 
 use super::{connect::sql, rows};
 
-/// The columns of `results` apart, for `UNNEST`.
+/// The columns of `results` apart, for `unnest`.
 #[derive(Default)]
 pub(super) struct ResultColumns {
     service: Vec<i64>,
@@ -85,12 +85,14 @@ impl ResultColumns {
         if self.service.is_empty() {
             return Ok(());
         }
+        // In `FROM` each column would be written to a store of its own and read from there first.
         let insert = sql(
             "INSERT INTO results (service_id, slot, delay, applied, certificate, latency, epoch, dns, connect, tls, \
-             first_byte, region_id, kind, outcome, reason, code, detail) SELECT * FROM UNNEST($1::bigint[], $2::bigint[], \
-             $3::bigint[], $4::bigint[], $5::bigint[], $6::integer[], $7::integer[], $8::integer[], $9::integer[], \
-             $10::integer[], $11::integer[], $12::smallint[], $13::smallint[], $14::smallint[], $15::smallint[], \
-             $16::smallint[], $17::text[])",
+             first_byte, region_id, kind, outcome, reason, code, detail) SELECT unnest($1::bigint[]), \
+             unnest($2::bigint[]), unnest($3::bigint[]), unnest($4::bigint[]), unnest($5::bigint[]), \
+             unnest($6::integer[]), unnest($7::integer[]), unnest($8::integer[]), unnest($9::integer[]), \
+             unnest($10::integer[]), unnest($11::integer[]), unnest($12::smallint[]), unnest($13::smallint[]), \
+             unnest($14::smallint[]), unnest($15::smallint[]), unnest($16::smallint[]), unnest($17::text[])",
         );
         self.bind_to(insert).execute(tx).await?;
         Ok(())

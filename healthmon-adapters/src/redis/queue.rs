@@ -35,7 +35,7 @@ pub(super) const IDLE_MS: i64 = 2_500;
 
 /// The most streams that results are cut into. As many recorders can share the work; each stream costs
 /// every call that looks into them.
-const STREAMS: u16 = 8;
+const STREAMS: u16 = 4;
 
 static DEPTH: Script = Script::new(include_str!("scripts/depth.lua"));
 

@@ -37,32 +37,52 @@ local function ones(mask)
   return count
 end
 
-local done, last = 0, #ARGV
-while at <= last do
-  local region, id, places, named = arg(), arg(), tonumber(arg()), arg()
+-- What is done of bundles of one region, many of them together: a command costs more than what it does here.
+local done = 0
+local function settle(region, of)
   local key, with = base .. ':s:' .. region, base .. ':with:' .. region
-  local had = tonumber(call('HGET', with, id) or nil)
-  if had then
-    local rest = bit.band(had, bit.bnot(places))
-    if rest == 0 then
-      call('XACK', key, 'w', id)
-      call('XDEL', key, id)
-      call('HDEL', with, id)
-    elseif rest ~= had then
-      call('HSET', with, id, string.format('%.0f', rest))
-    end
-    done = done + ones(had - rest)
-  else
-    -- The lease has run out: they may be on the stream again, and need not be handed out for that.
-    for i = 1, #named / 17 do
-      local name = string.sub(named, 17 * i - 16, 17 * i)
-      local late = base .. ':late:' .. region .. ':'
-        .. string.format('%.0f', math.floor(struct.unpack('>i8', name) / 30000))
-      call('SADD', late, name)
-      call('EXPIRE', late, 600)
+  local had, gone, left = call('HMGET', with, unpack(of.ids)), {}, {}
+  for n, id in ipairs(of.ids) do
+    local before = tonumber(had[n] or nil)
+    if before then
+      local rest = bit.band(before, bit.bnot(of.places[n]))
+      if rest == 0 then
+        gone[#gone + 1] = id
+      elseif rest ~= before then
+        left[#left + 1], left[#left + 2] = id, string.format('%.0f', rest)
+      end
+      done = done + ones(before - rest)
+    else
+      -- The lease has run out: they may be on the stream again, and need not be handed out for that.
+      local named = of.named[n]
+      for i = 1, #named / 17 do
+        local name = string.sub(named, 17 * i - 16, 17 * i)
+        local late = base .. ':late:' .. region .. ':'
+          .. string.format('%.0f', math.floor(struct.unpack('>i8', name) / 30000))
+        call('SADD', late, name)
+        call('EXPIRE', late, 600)
+      end
     end
   end
+  if #left > 0 then call('HSET', with, unpack(left)) end
+  if #gone > 0 then
+    call('XACK', key, 'w', unpack(gone))
+    call('XDEL', key, unpack(gone))
+    call('HDEL', with, unpack(gone))
+  end
 end
+
+local region, of
+while at <= #ARGV do
+  local next = arg()
+  if next ~= region or #of.ids >= 1000 then
+    if region then settle(region, of) end
+    region, of = next, { ids = {}, places = {}, named = {} }
+  end
+  local n = #of.ids + 1
+  of.ids[n], of.places[n], of.named[n] = arg(), tonumber(arg()), arg()
+end
+if region then settle(region, of) end
 if done > 0 then
   call('HINCRBY', base .. ':count', 'probes', -done)
   call('HINCRBY', base .. ':count', 'flight', -done)

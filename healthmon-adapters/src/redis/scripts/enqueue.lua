@@ -43,40 +43,65 @@ for number = 1, #claims / 10 do
   if known ~= epoch and older(epoch, known) then stale[number], any = true, true end
 end
 
-local accepted, fenced, last, failed, news, touched = 0, 0, #ARGV, nil, {}, {}
-while at <= last do
+-- All names of one set together: a command costs more than what it does here. No more of them than Lua
+-- lets through.
+local function in_pieces(list, do_with)
+  for from = 1, #list, 1000 do do_with(unpack(list, from, math.min(#list, from + 999))) end
+end
+
+local bundles, sets = {}, {}
+while at <= #ARGV do
   local region, bucket, claimed, bundle = arg(), arg(), arg(), arg()
-  local seen, names, probes = base .. ':seen:' .. region .. ':' .. bucket, {}, #claimed / 2
-  for i = 1, probes do names[i] = string.sub(bundle, 25 * i - 2, 25 * i + 14) end
-  local known, mask, here, fresh = call('SMISMEMBER', seen, unpack(names)), 0, {}, {}
+  local seen = base .. ':seen:' .. region .. ':' .. bucket
+  local set = sets[seen] or { names = {}, known = {}, fresh = {}, here = {} }
+  sets[seen] = set
+  local names, from = set.names, #set.names
+  for i = 1, #claimed / 2 do names[from + i] = string.sub(bundle, 25 * i - 2, 25 * i + 14) end
+  bundles[#bundles + 1] = { region = region, claimed = claimed, bundle = bundle, set = set, from = from }
+end
+for seen, set in pairs(sets) do
+  in_pieces(set.names, function(...)
+    for _, known in ipairs(call('SMISMEMBER', seen, ...)) do set.known[#set.known + 1] = known end
+  end)
+end
+
+local accepted, fenced, failed, news = 0, 0, nil, {}
+for _, of in ipairs(bundles) do
+  local set, probes, mask, count = of.set, #of.claimed / 2, 0, 0
   for i = 1, probes do
-    local name = names[i]
-    if any and stale[struct.unpack('>I2', claimed, 2 * i - 1)] then
+    local name = set.names[of.from + i]
+    if any and stale[struct.unpack('>I2', of.claimed, 2 * i - 1)] then
       fenced = fenced + 1
-    elseif known[i] == 0 and not here[name] then
-      mask, here[name], fresh[#fresh + 1] = mask + 2 ^ (i - 1), true, name
+    elseif set.known[of.from + i] == 0 and not set.here[name] then
+      mask, count, set.here[name] = mask + 2 ^ (i - 1), count + 1, true
     end
   end
-  if mask > 0 then
-    local key, added = base .. ':s:' .. region
-    if #fresh == probes then
-      added = redis.pcall('XADD', key, '*', 'b', bundle)
+  if count > 0 then
+    local key, added = base .. ':s:' .. of.region
+    if count == probes then
+      added = redis.pcall('XADD', key, '*', 'b', of.bundle)
     else
       -- The others lie in it as well, and are not meant.
-      added = redis.pcall('XADD', key, '*', 'b', bundle, 'm', string.format('%.0f', mask), 'd', 0)
+      added = redis.pcall('XADD', key, '*', 'b', of.bundle, 'm', string.format('%.0f', mask), 'd', 0)
     end
     if type(added) == 'table' and added.err then
       -- Nothing we know of. What is in stays in, and is a repeat when the caller tries again.
       failed = added
       break
     end
-    call('SADD', seen, unpack(fresh))
-    touched[seen] = true
-    accepted = accepted + #fresh
-    news[region] = true
+    for i = 1, probes do
+      if bit.band(mask, 2 ^ (i - 1)) ~= 0 then set.fresh[#set.fresh + 1] = set.names[of.from + i] end
+    end
+    accepted = accepted + count
+    news[of.region] = true
   end
 end
-for seen in pairs(touched) do call('EXPIRE', seen, 65) end
+for seen, set in pairs(sets) do
+  if #set.fresh > 0 then
+    in_pieces(set.fresh, function(...) call('SADD', seen, ...) end)
+    call('EXPIRE', seen, 65)
+  end
+end
 for region in pairs(news) do
   call('SADD', base .. ':regions', region)
   if call('DEL', base .. ':idle:p:' .. region) == 1 then
