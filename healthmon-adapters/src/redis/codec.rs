@@ -41,6 +41,9 @@ pub(super) struct Unreadable;
 /// The most probes in a bundle: as many go to a worker together, and are put back one by one when it
 /// vanishes. A bit of 16 for each tells which of them are meant.
 pub(super) const PROBES: usize = 16;
+/// How many bytes the services of a bundle take at most, if they are several: each of its probes that is put
+/// back takes all of them along.
+pub(super) const BYTES: usize = 64 << 10;
 /// The most results in a bundle.
 pub(super) const RESULTS: usize = 64;
 
@@ -63,6 +66,13 @@ impl Encoder {
         Self(Services::new())
     }
 
+    /// How many bytes the services of these probes take.
+    pub(super) fn lengths(&self, probes: &[&Probe]) -> Result<Vec<usize>, serde_json::Error> {
+        let mut kept = self.0.kept();
+        let mut length = |probe: &&Probe| Ok(kept.text(&probe.service, written)?.len());
+        probes.iter().map(&mut length).collect()
+    }
+
     /// Writes these bundles, each of [`PROBES`] at most.
     pub(super) fn encode<'a>(
         &self,
@@ -80,7 +90,7 @@ impl Encoder {
                         services.put_u64(claim.epoch.0);
                     }
                 }
-                let json = kept.text(&probe.service, |service| serde_json::to_vec(service).map(Bytes::from))?;
+                let json = kept.text(&probe.service, written)?;
                 services.put_u32(u32::try_from(json.len()).unwrap_or(u32::MAX));
                 services.extend_from_slice(json);
             }
@@ -100,6 +110,10 @@ impl Encoder {
         };
         bundles.map(write).collect()
     }
+}
+
+fn written(service: &Service) -> Result<Bytes, serde_json::Error> {
+    serde_json::to_vec(service).map(Bytes::from)
 }
 
 /// What a bundle says of a probe before what is compressed.

@@ -1,9 +1,9 @@
 //! Probes: put in, handed out, completed, given up.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use healthmon_core::{
     shard::Claim,
     time::Timestamp,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     codec::{self, Row, Unreadable, encode_results, put_name},
@@ -37,6 +37,27 @@ const FULL_RETRY: Duration = Duration::from_millis(50);
 /// The width of a bucket, in milliseconds: probes whose slots are in one are known together, and
 /// forgotten together, which is a pause for everybody when there are many.
 const BUCKET: i64 = 2_000;
+
+/// Probes that are alike and stand together, in bundles that are neither too many nor too large.
+fn bundles<'a, 'b>(
+    probes: &'b [&'a Probe],
+    lengths: &[usize],
+    alike: impl Fn(&Probe, &Probe) -> bool,
+) -> Vec<&'b [&'a Probe]> {
+    let (mut bundles, mut from, mut bytes) = (Vec::with_capacity(probes.len() / codec::PROBES + 1), 0, 0);
+    for (at, length) in lengths.iter().enumerate() {
+        let fits = at - from < codec::PROBES && bytes + length <= codec::BYTES;
+        if at > from && !(fits && alike(probes[at - 1], probes[at])) {
+            bundles.push(&probes[from..at]);
+            (from, bytes) = (at, 0);
+        }
+        bytes += length;
+    }
+    if from < probes.len() {
+        bundles.push(&probes[from..]);
+    }
+    bundles
+}
 
 fn bucket(id: &ProbeId) -> i64 {
     id.slot.as_millis().div_euclid(BUCKET)
@@ -69,6 +90,52 @@ impl At {
     const fn of(receipt: Receipt) -> Self {
         let [_, place, ..] = receipt.stream.to_be_bytes();
         Self { id: receipt.id, place }
+    }
+}
+
+/// How long probes stay with a process that had no room for them.
+const HOLD: Duration = Duration::from_millis(20);
+
+/// Probes that came in a bundle and did not fit into what was asked for.
+///
+/// They stay for a moment where somebody asks again and again for a few, as a worker does that is full: on
+/// the stream they would be behind all that waits. Otherwise they go back at once.
+#[derive(Default)]
+pub(super) struct Surplus(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    probes: VecDeque<(Instant, Delivery)>,
+    /// When it was last asked for probes.
+    asked: Option<Instant>,
+}
+
+impl Surplus {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().probes.len()
+    }
+
+    /// As many as there are and as are asked for; and whether to keep what will not fit.
+    fn ask(&self, max: usize) -> (Vec<Delivery>, bool) {
+        let mut kept = self.lock();
+        let often = kept.asked.replace(Instant::now()).is_some_and(|asked| asked.elapsed() < HOLD);
+        let some = max.min(kept.probes.len());
+        (kept.probes.drain(..some).map(|(_, delivery)| delivery).collect(), often)
+    }
+
+    fn keep(&self, deliveries: Vec<Delivery>) {
+        let now = Instant::now();
+        self.lock().probes.extend(deliveries.into_iter().map(|delivery| (now, delivery)));
+    }
+
+    fn take_old(&self) -> Vec<Delivery> {
+        let mut kept = self.lock();
+        let some = kept.probes.iter().take_while(|(since, _)| since.elapsed() >= HOLD).count();
+        kept.probes.drain(..some).map(|(_, delivery)| delivery).collect()
     }
 }
 
@@ -136,11 +203,10 @@ impl Inner {
                 number
             });
         }
-        let bundles: Vec<&[&Probe]> = order
-            // A bundle has one lease: that of a long timeout would keep the others of a worker that is gone.
-            .chunk_by(|a, b| a.id.region == b.id.region && bucket(&a.id) == bucket(&b.id) && timeout(a) == timeout(b))
-            .flat_map(|same| same.chunks(codec::PROBES))
-            .collect();
+        // A bundle has one lease: that of a long timeout would keep the others of a worker that is gone.
+        let key = |probe: &Probe| (bucket(&probe.id), timeout(probe));
+        let alike = |a: &Probe, b: &Probe| a.id.region == b.id.region && key(a) == key(b);
+        let bundles = bundles(&order, &self.encoder.lengths(&order)?, alike);
         let mut arguments = Vec::with_capacity(3 + bundles.len() * 4);
         arguments.extend([size(self.limits.capacity), size(probes.len()), Value::Bytes(claims.freeze())]);
         let written = self.encoder.encode(bundles.iter().copied())?;
@@ -163,17 +229,40 @@ impl Inner {
         idle: i64,
     ) -> Result<(Vec<Delivery>, Left), QueueError> {
         let (own, max) = (Arc::clone(this), max.get().min(TAKE_MOST));
+        let (kept, often) = own.surplus.ask(max);
+        if kept.len() == max {
+            return Ok((kept, Left::Perhaps));
+        }
         let (send, taken) = oneshot::channel();
         tokio::spawn(async move {
-            let taken = own.take_now(max, idle).await;
+            let mut surplus = Vec::new();
+            let taken = match own.take_now(max - kept.len(), idle).await {
+                Ok((mut more, left)) => {
+                    surplus = more.split_off(more.len().min(max - kept.len()));
+                    Ok((kept.into_iter().chain(more).collect(), left))
+                }
+                Err(_) if !kept.is_empty() => Ok((kept, Left::Perhaps)),
+                Err(error) => Err(error),
+            };
+            let keep = often && !surplus.is_empty();
+            if keep {
+                own.surplus.keep(std::mem::take(&mut surplus));
+            }
+            // Before the answer, so that whoever looks after it finds them where they are.
+            own.give_back(surplus).await;
             if let Err(Ok((unclaimed, _))) = send.send(taken) {
                 own.give_back(unclaimed).await;
+            }
+            if keep {
+                tokio::time::sleep(HOLD).await;
+                own.give_back(own.surplus.take_old()).await;
             }
         });
         // The task ends only with an answer, or with the runtime.
         taken.await.unwrap_or_else(|_| Err(RedisError::wrong("the runtime is at its end").into()))
     }
 
+    /// Takes so many probes, or a few more.
     async fn take_now(&self, max: usize, idle: i64) -> Result<(Vec<Delivery>, Left), QueueError> {
         let mut arguments: Vec<Value> =
             vec![self.consumer.as_str().into(), size(max), size(codec::PROBES), Value::from(idle)];
@@ -188,7 +277,7 @@ impl Inner {
             let own = |(_, own): &(usize, &Region)| Some(own.as_str()) == region.as_deref();
             let Some((number_of, region)) = self.regions.iter().enumerate().find(own) else { continue };
             for Entry { id, bundle, places, before } in entries_of(entries) {
-                for taken in self.taken(region, id, bundle, places, before + 1) {
+                for taken in self.taken(region, id, bundle, places, before.saturating_add(1)) {
                     count += 1;
                     match taken {
                         Taken { at, deliveries: delivery, probe: Ok(probe), .. }
@@ -206,9 +295,6 @@ impl Inner {
         {
             // They come again when their lease has run out.
             tracing::warn!(%error, "cannot give up probes for now");
-        }
-        if deliveries.len() > max {
-            self.give_back(deliveries.split_off(max)).await;
         }
         Ok((deliveries, if count < max { Left::Nothing } else { Left::Perhaps }))
     }
@@ -230,9 +316,11 @@ impl Inner {
             probe,
             bundle: bundle.clone(),
         };
-        // What nobody of ours has put there counts as one probe.
-        let Ok(read) = codec::Bundle::read(&bundle) else { return vec![taken(0, None, Err(Unreadable))] };
         let places = places.unwrap_or(u16::MAX);
+        // What nobody of ours has put there counts as one probe.
+        let Some(read) = codec::Bundle::read(&bundle).ok().filter(|_| places > 0) else {
+            return vec![taken(0, None, Err(Unreadable))];
+        };
         let wanted = (0..).zip(&read.rows).filter(|(place, _)| places >> place & 1 == 1);
         let probes = self.decoder.decode(region, &read, places);
         let id = |row: &Result<Row, _>| row.ok().map(|row| row.id(region));
@@ -276,7 +364,8 @@ impl Inner {
     /// Turns probes that nobody will bring to an end into results.
     pub(super) async fn give_up(&self, ended: Vec<Taken>) -> Result<(), QueueError> {
         let now = self.clock.now();
-        let (mut poison, mut results, mut done) = (Vec::new(), Vec::new(), Parts::default());
+        let (mut poison, mut kept) = (Vec::new(), BTreeSet::new());
+        let (mut results, mut done) = (Vec::new(), Parts::default());
         for taken in &ended {
             let (result, poisonous) = end(taken, now);
             let Taken { region, at, deliveries, .. } = taken;
@@ -287,7 +376,7 @@ impl Inner {
                 }
                 None => tracing::error!(%region, id = ?at.id, "an unreadable probe was dropped"),
             }
-            if poisonous {
+            if poisonous && kept.insert((region, at.id)) {
                 poison.push(Value::Bytes(taken.bundle.clone()));
             }
             done.add(region, *at, taken.id.as_ref());

@@ -24,6 +24,7 @@ use super::{
     RedisOptions,
     codec::{Decoder, Encoder},
     connection::{Connection, News, RedisError, Script, Subscription, items, number},
+    probes::Surplus,
     results::Drains,
     upkeep,
 };
@@ -34,7 +35,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) const IDLE_MS: i64 = 2_500;
 
 /// The most streams that results are cut into. As many recorders can share the work; each stream costs
-/// every call that looks into them.
+/// every call that looks into them. Another number is another [`LAYOUT`].
 const STREAMS: u16 = 4;
 
 static DEPTH: Script = Script::new(include_str!("scripts/depth.lua"));
@@ -63,6 +64,7 @@ pub(super) struct Inner {
     pub(super) probes: Waiting,
     pub(super) results: Waiting,
     pub(super) drains: Drains,
+    pub(super) surplus: Surplus,
 }
 
 /// Who waits for news here.
@@ -159,7 +161,7 @@ impl RedisProbeQueue {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, QueueError> {
         let connection = Connection::open(&options).await?;
-        settle(&connection, &options, shards).await?;
+        settle(&connection, shards).await?;
         let inner = Arc::new(Inner {
             connection,
             clock,
@@ -172,6 +174,7 @@ impl RedisProbeQueue {
             probes: Waiting::default(),
             results: Waiting::default(),
             drains: Drains::default(),
+            surplus: Surplus::default(),
         });
         let heard = Arc::clone(&inner);
         let subscription = Subscription::open(&options, format!("{}:wake", options.base()), move |news| {
@@ -215,32 +218,33 @@ impl RedisProbeQueue {
 }
 
 /// How keys lie, and what is in them: another number whenever a version of healthmon would not understand
-/// what the one before has left.
-const LAYOUT: i64 = 2;
+/// what the one before has left, or look for it elsewhere.
+const LAYOUT: i64 = 3;
 
 /// What must be the same for everybody: how keys lie, and what a service's shard is. Where they differ is a
 /// mistake in a configuration, or an upgrade without emptying the queue.
-async fn settle(connection: &Connection, options: &RedisOptions, shards: ShardCount) -> Result<(), RedisError> {
-    let base = options.base();
+pub(super) async fn settle(connection: &Connection, shards: ShardCount) -> Result<(), RedisError> {
+    let (base, shards) = (connection.base(), shards.get());
+    // The first layout had its number of shards here: a node that knows only that one finds no number.
+    let former: Value = format!("{base}:shards").into();
+    connection.say("SETNX", vec![former.clone(), "see layout".into()]).await?;
+    let first =
+        connection.say("GET", vec![former]).await?.into_string().is_some_and(|text| text.parse::<u16>().is_ok());
     let key: Value = format!("{base}:layout").into();
-    let own = i64::from(shards.get());
-    connection.say("SETNX", vec![key.clone(), format!("{LAYOUT} {own}").into()]).await?;
+    connection.say("SETNX", vec![key.clone(), format!("{LAYOUT} {shards}").into()]).await?;
     let settled = connection.say("GET", vec![key]).await?.into_string().unwrap_or_default();
-    let (layout, cut) =
-        settled.split_once(' ').and_then(|(layout, cut)| Some((layout.parse().ok()?, cut))).unwrap_or((0, ""));
-    // The first layout had its number of shards in a key of this name.
-    let first = number(&connection.say("EXISTS", vec![format!("{base}:shards").into()]).await?) > 0;
-    if first || layout != LAYOUT {
-        let layout = if first { 1 } else { layout };
+    let (layout, cut) = settled.split_once(' ').unwrap_or((&settled, ""));
+    let layout = if first { "1" } else { layout };
+    if layout != LAYOUT.to_string() {
         return Err(RedisError::wrong(format!(
             "the queue lies there as another version of healthmon left it (layout {layout}, this one knows {LAYOUT}): \
              let that version record what waits, then delete the keys {base}:*, or use another prefix"
         )));
     }
-    if cut == own.to_string() {
+    if cut == shards.to_string() {
         return Ok(());
     }
-    Err(RedisError::wrong(format!("the queue is cut into {cut} shards, and this node was told {own}")))
+    Err(RedisError::wrong(format!("the queue is cut into {cut} shards, and this node was told {shards}")))
 }
 
 impl Inner {
@@ -263,9 +267,11 @@ impl Inner {
         let some = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
         let millis = |span: i64| Duration::from_millis(u64::try_from(span).unwrap_or(0));
         let oldest = Slot::from_millis(number(slot)).time();
+        // What this process was given and has no room for waits still.
+        let surplus = self.surplus.len();
         Ok(QueueDepth {
-            waiting: count(waiting),
-            in_flight: count(in_flight),
+            waiting: count(waiting) + surplus,
+            in_flight: count(in_flight).saturating_sub(surplus),
             results: count(results),
             oldest: if some(slot) { self.clock.now().since(oldest) } else { Duration::ZERO },
             oldest_result: if some(first) { millis(number(now) - number(first)) } else { Duration::ZERO },

@@ -225,7 +225,7 @@ async fn a_queue_that_lies_as_another_version_left_it_is_refused() {
         let queue = RedisProbeQueue::connect(options, regions, ShardCount::default(), limits, clock()).await;
         let Err(QueueError::Permanent(error)) = queue else { panic!("it connected") };
         let said = error.to_string();
-        assert!(said.contains(&format!("(layout {layout}, this one knows 2)")), "{said}");
+        assert!(said.contains(&format!("(layout {layout}, this one knows 3)")), "{said}");
     }
 }
 

@@ -2,13 +2,16 @@
 -- took in time, forgets those that are done.
 --
 -- KEYS[1] the prefix. ARGV: region, now in us, the lease's margin in ms, consumer, how many bundles to
--- answer at most, 1 when consumers of dead processes are to be forgotten too.
--- Answers a list of {id, how many times it was handed out, bundle, a bit for each of its probes that is to be
--- given up}: expired or unreadable ones.
+-- answer at most, 1 when consumers of dead processes are to be forgotten too, and from where to look for
+-- leases that ran out.
+-- Answers {1 if there is more to do at once, from where to look for leases the next time, a list of {id, how
+-- many times it was handed out, bundle, a bit for each of its probes that is to be given up}}: of expired or
+-- unreadable ones.
 local base, call, pcall = KEYS[1], redis.call, redis.pcall
 local region, now_us, margin = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local consumer, room, tidy = ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1'
-local key, with, out, back, taken, strange = base .. ':s:' .. region, base .. ':with:' .. region, {}, 0, 0, 0
+local consumer, room, tidy, from = ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7]
+local key, with = base .. ':s:' .. region, base .. ':with:' .. region
+local out, back, taken, strange, more = {}, 0, 0, 0, 0
 
 -- A bundle, a bit for each of its probes, the first start-by in us, the timeout in ms, and how many times it
 -- was handed out before; only the first of one that is not ours.
@@ -18,7 +21,18 @@ local function read(entry)
   if fields[1] ~= 'b' or type(bundle) ~= 'string' or #bundle <= 22 then return bundle or '' end
   local probes, start_by, timeout = struct.unpack('>I2i8I4', bundle)
   if probes < 1 or probes > 16 or #bundle <= 22 + 25 * probes then return bundle end
-  return bundle, tonumber(fields[4]) or 2 ^ probes - 1, start_by, timeout, tonumber(fields[6]) or 0
+  if not fields[3] then return bundle, 2 ^ probes - 1, start_by, timeout, 0 end
+  local mask = fields[3] == 'm' and tonumber(fields[4])
+  if not (mask and mask >= 1 and mask < 2 ^ probes and mask % 1 == 0) then return bundle end
+  -- The others of the bundle may be long over.
+  start_by = nil
+  for place = 0, probes - 1 do
+    if bit.band(mask, 2 ^ place) ~= 0 then
+      local own = struct.unpack('>i8', bundle, 40 + 25 * place)
+      if not start_by or own < start_by then start_by = own end
+    end
+  end
+  return bundle, mask, start_by, timeout, tonumber(fields[6]) or 0
 end
 
 local function number(mask) return string.format('%.0f', mask) end
@@ -43,14 +57,14 @@ local function put_back(bundle, mask, before)
   back = back + ones(mask)
 end
 
+-- A mask of nothing: it cannot be read, and counts as one.
 local function give_up(id, before, bundle, mask)
-  call('HSET', with, id, number(mask))
+  call('HSET', with, id, number(math.max(mask, 1)))
   out[#out + 1] = { id, before, bundle, mask }
   room = room - 1
 end
 
 local function overdue()
-  local from = '-'
   for _ = 1, 20 do
     local pending = call('XPENDING', key, 'w', 'IDLE', margin, from, '+', 100)
     for _, of in ipairs(pending) do
@@ -63,10 +77,10 @@ local function overdue()
         if not mask then
           if room > 0 then
             call('XCLAIM', key, 'w', consumer, 0, id, 'JUSTID')
-            give_up(id, 0, bundle, 1)
+            give_up(id, 0, bundle, 0)
           end
         elseif idle >= timeout + margin then
-          -- Each by itself: one that ends its worker is to take no other with it again.
+          -- Each by itself: one that ended its worker does not take the same others with it wherever it goes.
           mask = tonumber(call('HGET', with, id) or mask)
           for place = 0, 15 do
             local one = bit.band(mask, 2 ^ place)
@@ -76,7 +90,10 @@ local function overdue()
         end
       end
     end
-    if #pending < 100 then return end
+    if #pending < 100 then
+      from = '-'
+      return
+    end
     from = '(' .. pending[100][1]
   end
 end
@@ -97,6 +114,7 @@ local function unread()
     local _, _, start_by = read(entry)
     if not start_by or start_by < now_us then old = i end
   end
+  if old > room then more = 1 end
   old = math.min(old, room)
   if old == 0 then return end
   local answer = call('XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', old, 'STREAMS', key, '>')
@@ -104,7 +122,7 @@ local function unread()
     local bundle, mask, _, _, before = read(entry)
     if not mask then
       taken, strange = taken + 1, strange + 1
-      give_up(entry[1], 0, bundle, 1)
+      give_up(entry[1], 0, bundle, 0)
     else
       taken = taken + ones(mask)
       local late = 0
@@ -118,7 +136,7 @@ local function unread()
   end
 end
 
-if call('EXISTS', key) == 0 then return out end
+if call('EXISTS', key) == 0 then return { 0, '-', out } end
 if pcall('XPENDING', key, 'w').err then pcall('XGROUP', 'CREATE', key, 'w', '0') end
 overdue()
 unread()
@@ -132,4 +150,5 @@ end
 if strange > 0 then call('HINCRBY', base .. ':count', 'probes', strange) end
 if taken ~= back then call('HINCRBY', base .. ':count', 'flight', taken - back) end
 if back > 0 then call('PUBLISH', base .. ':wake', 'p:' .. region) end
-return out
+if room == 0 then more = 1 end
+return { more, from, out }

@@ -16,17 +16,15 @@ local function ones(mask)
   return count
 end
 
--- How many probes an entry is, and a bit for each of them.
+-- How many probes an entry is, and a bit for each of them; nothing of one that nobody of ours has put there.
 local function read(fields)
   local bundle = fields[2]
-  if fields[1] == 'b' and #bundle > 22 then
-    local probes = struct.unpack('>I2', bundle)
-    if probes >= 1 and probes <= 16 and #bundle > 22 + 25 * probes then
-      local mask = tonumber(fields[4])
-      if mask then return ones(mask), mask end
-      return probes, 2 ^ probes - 1
-    end
-  end
+  if fields[1] ~= 'b' or #bundle <= 22 then return end
+  local probes = struct.unpack('>I2', bundle)
+  if probes < 1 or probes > 16 or #bundle <= 22 + 25 * probes then return end
+  if not fields[3] then return probes, 2 ^ probes - 1 end
+  local mask = fields[3] == 'm' and tonumber(fields[4])
+  if mask and mask >= 1 and mask < 2 ^ probes and mask % 1 == 0 then return ones(mask), mask end
 end
 
 -- Of those that came back some may have been completed meanwhile, by a worker whose lease had run out.
@@ -62,7 +60,8 @@ for r = 5, #ARGV do
       local id, fields = entry[1], entry[2]
       local probes, mask = read(fields)
       if not probes then
-        -- What nobody of ours has put there: handed out as one, to be given up.
+        -- Handed out as one, to be given up: a mask of nothing says so.
+        fields[3], fields[4] = 'm', '0'
         probes, mask, strange = 1, 1, strange + 1
       elseif (tonumber(fields[6]) or 0) > 0 then
         local rest = not_completed(region, fields[2], mask)
