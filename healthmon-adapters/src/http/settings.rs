@@ -149,11 +149,7 @@ impl Settings {
         let Some(host) = fields.optional::<String>("host") else { return };
         let authority = host.parse::<hyper::http::uri::Authority>().is_ok_and(|read| !read.as_str().contains('@'));
         match HeaderValue::try_from(&host) {
-            Ok(value) if authority => {
-                if self.headers.insert(header::HOST, value).is_some() {
-                    fields.wrong("host", "is set by http.headers too");
-                }
-            }
+            Ok(value) if authority => drop(self.headers.insert(header::HOST, value)),
             _ => fields.wrong("host", "must be a host name, and a port if there is to be one"),
         }
     }
@@ -172,6 +168,12 @@ impl Settings {
                 fields.wrong(&name, "is not a header name");
                 continue;
             };
+            if parsed == header::HOST {
+                // Headers are secrets. Whom a secret is sent to must not be one: it is compared
+                // when a service is changed.
+                fields.wrong(&name, "is set by http.host, and not by a header");
+                continue;
+            }
             if RESERVED.contains(&parsed) {
                 fields.wrong(&name, "is set by the prober itself");
                 continue;

@@ -10,6 +10,7 @@ use healthmon_core::{
 use http::{
     HeaderMap, Request, Uri,
     header::{self, HeaderName, HeaderValue},
+    uri::Authority,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -54,6 +55,8 @@ pub(super) struct Ping {
 #[derive(Default)]
 pub(super) struct Settings {
     headers: Vec<(HeaderName, SecretRef)>,
+    /// As whom the target is asked for, if not by the URL's host and port.
+    host: Option<HeaderValue>,
     subprotocols: Option<HeaderValue>,
     send: Option<SecretRef>,
     pub(super) expect: Option<Pattern>,
@@ -148,6 +151,12 @@ impl Settings {
     fn read_websocket(&mut self, map: Map<String, Value>) -> Result<(), FieldErrors> {
         let mut fields = Fields::new(map);
         self.headers = fields.section("headers", headers).unwrap_or_default();
+        if let Some(text) = fields.optional::<String>("host") {
+            self.host = host(&text);
+            if self.host.is_none() {
+                fields.wrong("host", "must be a host name, and a port if there is to be one");
+            }
+        }
         if let Some(names) = fields.optional::<Vec<String>>("subprotocols") {
             match subprotocols(&names) {
                 Some(value) => self.subprotocols = Some(value),
@@ -183,10 +192,14 @@ impl Settings {
         let uri = Uri::builder().scheme("ws").authority("target").path_and_query(path).build();
         let mut request = Request::new(());
         *request.uri_mut() = uri.map_err(|_| unusable("path"))?;
-        let host = HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort]);
+        let host = match &self.host {
+            Some(host) => host.clone(),
+            None => HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort])
+                .map_err(|_| unusable("host"))?,
+        };
         let key = HeaderValue::from_str(&generate_key());
         let headers = request.headers_mut();
-        headers.insert(header::HOST, host.map_err(|_| unusable("host"))?);
+        headers.insert(header::HOST, host);
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
@@ -239,6 +252,12 @@ fn headers(map: Map<String, Value>) -> Result<Vec<(HeaderName, SecretRef)>, Fiel
             fields.wrong(name, "is not a header name");
             continue;
         };
+        if parsed == header::HOST {
+            // Headers are secrets. Whom a secret is sent to must not be one: it is compared when a
+            // service is changed.
+            fields.wrong(name, "is set by websocket.host, and not by a header");
+            continue;
+        }
         if RESERVED.contains(&parsed) {
             fields.wrong(name, "is set by the prober itself");
             continue;
@@ -254,6 +273,11 @@ fn headers(map: Map<String, Value>) -> Result<Vec<(HeaderName, SecretRef)>, Fiel
     }
     fields.finish()?;
     Ok(headers)
+}
+
+fn host(text: &str) -> Option<HeaderValue> {
+    let authority = text.parse::<Authority>().ok().filter(|read| !read.as_str().contains('@'));
+    authority.and_then(|_| HeaderValue::from_str(text).ok())
 }
 
 fn subprotocols(names: &[String]) -> Option<HeaderValue> {

@@ -268,7 +268,7 @@ async fn sec_configured_headers_go_to_the_targets_own_origin_only() {
     })
     .await;
     home_port.store(home.address.port().into(), Ordering::SeqCst);
-    let options = json!({"http": {"headers": {"authorization": "Bearer canary", "host": "shop.test"}}});
+    let options = json!({"http": {"host": "shop.test", "headers": {"authorization": "Bearer canary"}}});
     let seen = see(&prober(), &home.url(), options).await;
     assert_eq!(seen.outcome, Outcome::Pass, "{seen:?}");
     let [first, back] = &home.requests()[..] else { panic!("two requests at home") };
