@@ -33,10 +33,9 @@ use crate::{
         tls::{Alpn, TlsClient, TlsError, TlsSettings, TlsSetupError},
     },
     prepared::Prepared,
-    secrets::Secrets,
+    secrets::{Redactor, Secrets},
 };
 use link::Link;
-use metadata::Redactor;
 use settings::{Asked, Asking, Reuse, Security, Settings, Watched};
 use wire::{End, Wire};
 

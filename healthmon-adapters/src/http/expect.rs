@@ -33,6 +33,9 @@ const PATTERNS_LIMIT: usize = 32;
 const SIZE_LIMIT: u64 = 16 * 1024 * 1024;
 const VERSIONS: [&str; 3] = ["1.0", "1.1", "2"];
 
+/// Takes secrets of ours out of what a target says, before it is quoted or cut.
+pub(super) type Redact<'a> = &'a dyn Fn(&str) -> String;
+
 /// What is expected beside latencies and certificates.
 pub(super) struct Expect {
     pub(super) status: Statuses,
@@ -135,7 +138,14 @@ impl Expect {
     }
 
     /// Judges the rest of an answer's head, which came from `url`.
-    pub(super) fn judge_head(&self, version: hyper::Version, headers: &HeaderMap, url: &Url, progress: &mut Progress) {
+    pub(super) fn judge_head(
+        &self,
+        version: hyper::Version,
+        headers: &HeaderMap,
+        url: &Url,
+        redact: Redact<'_>,
+        progress: &mut Progress,
+    ) {
         let Some(more) = &self.more else { return };
         if let Some(expected) = more.version {
             let seen = link::version(version);
@@ -145,7 +155,7 @@ impl Expect {
         // A query may hold secrets of the target's making.
         let shown = &url[..Position::AfterPath];
         for condition in &more.url {
-            let texts = || (condition.to_string(), quoted(shown));
+            let texts = || (condition.to_string(), quoted(&redact(shown)));
             progress.assertions.note("url", held(condition.meets(shown)), FailReason::Assertion, texts);
         }
         for (name, conditions) in &more.headers {
@@ -154,14 +164,14 @@ impl Expect {
             for condition in conditions {
                 let holds = condition.meets_one(&values);
                 progress.assertions.note(&format!("header {name}"), held(holds), FailReason::Assertion, || {
-                    (condition.to_string(), seen_of(name, values.first().map(|value| &**value)))
+                    (condition.to_string(), seen_of(name, values.first().map(|value| &**value), redact))
                 });
             }
         }
     }
 
     /// Judges a body.
-    pub(super) fn judge_body(&self, seen: &body::Seen, progress: &mut Progress) {
+    pub(super) fn judge_body(&self, seen: &body::Seen, redact: Redact<'_>, progress: &mut Progress) {
         let Some(more) = &self.more else { return };
         if let Some(bounds) = more.size {
             let (size, capped) = (seen.size, seen.end == body::End::Capped);
@@ -186,7 +196,7 @@ impl Expect {
                 });
             }
         }
-        json::judge(&more.json, kept, progress);
+        json::judge(&more.json, kept, redact, progress);
     }
 }
 
@@ -255,7 +265,7 @@ fn claims(map: Map<String, Value>) -> Result<Vec<Claims>, FieldErrors> {
 }
 
 /// A header's value as far as it may be shown.
-fn seen_of(name: &HeaderName, value: Option<&str>) -> String {
+fn seen_of(name: &HeaderName, value: Option<&str>, redact: Redact<'_>) -> String {
     const HIDDEN: [HeaderName; 6] = [
         header::SET_COOKIE,
         header::COOKIE,
@@ -268,8 +278,8 @@ fn seen_of(name: &HeaderName, value: Option<&str>) -> String {
         None => "none".to_owned(),
         Some(_) if HIDDEN.contains(name) => "a value that is not shown".to_owned(),
         // What stands behind them may hold secrets of the target's making.
-        Some(value) if *name == header::LOCATION => quoted(value.split(['?', '#']).next().unwrap_or_default()),
-        Some(value) => quoted(value),
+        Some(value) if *name == header::LOCATION => quoted(&redact(value.split(['?', '#']).next().unwrap_or_default())),
+        Some(value) => quoted(&redact(value)),
     }
 }
 

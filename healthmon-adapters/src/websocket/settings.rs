@@ -194,8 +194,9 @@ impl Settings {
         *request.uri_mut() = uri.map_err(|_| unusable("path"))?;
         let host = match &self.host {
             Some(host) => host.clone(),
-            None => HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort])
-                .map_err(|_| unusable("host"))?,
+            None => {
+                HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort]).map_err(|_| unusable("host"))?
+            }
         };
         let key = HeaderValue::from_str(&generate_key());
         let headers = request.headers_mut();
