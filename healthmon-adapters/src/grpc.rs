@@ -260,7 +260,8 @@ impl Exchange<'_> {
             if self.exchange(link, Source::Pool, question, progress).await? == Exchanged::Judged {
                 return Ok(());
             }
-            // Asking is like not asking: once more, over a fresh one.
+            // Asking is like not asking: once more, over a fresh one, whose certificate counts.
+            progress.certificate_expires = None;
         }
         let link = self.connect(progress).await?;
         self.exchange(link, Source::Dialled, question, progress).await.map(drop)

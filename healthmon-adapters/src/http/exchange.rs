@@ -132,11 +132,12 @@ impl<'a> Exchange<'a> {
     async fn exchange(&self, hop: &Hop, progress: &mut Progress) -> Result<(Box<Link>, Response<Incoming>), Fault> {
         let request = hop.request(self.settings, &self.sent)?;
         if let Some(mut link) = self.pooled(hop) {
+            let earlier = progress.certificate_expires;
             progress.certificate(link.certificate_expires);
             match link.exchange(request.clone(), hop.url(), progress).await {
                 Ok(response) => return Ok((link, response)),
-                // It was closed while it lay idle: once more, over a fresh one.
-                Err(error) if error.is_stale(hop.method()) => {}
+                // It was closed while it lay idle: once more, over a fresh one, whose certificate counts.
+                Err(error) if error.is_stale(hop.method()) => progress.certificate_expires = earlier,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -106,7 +106,9 @@ pub(super) struct Asking {
 
 impl Prepare for Asking {
     fn prepare(service: &ServiceSettings) -> Result<Self, FieldErrors> {
-        let settings = Settings::read_fields(Fields::new(service.options.to_map()))?;
+        let (mut settings, mut fields) = (Settings::default(), Fields::new(service.options.to_map()));
+        settings.read_fields(&mut fields);
+        fields.finish()?;
         Ok(Self { settings, url: service.url.url() })
     }
 
@@ -129,23 +131,24 @@ impl Settings {
                 }
             }
         }
-        let read = Self::read_fields(fields)?;
-        if url.scheme() == "ws" && read.tls != TlsSettings::default() {
-            return Err(FieldErrors::one("websocket.tls", "can be set only for a target that begins with wss://"));
+        let mut read = Self::default();
+        read.read_fields(&mut fields);
+        if url.scheme() == "ws" {
+            if read.tls != TlsSettings::default() {
+                fields.wrong("websocket.tls", "can be set only for a target that begins with wss://");
+            }
+            read.expectations.refuse_certificate(&mut fields);
         }
-        Ok(())
+        fields.finish()
     }
 
-    fn read_fields(mut fields: Fields) -> Result<Self, FieldErrors> {
-        let mut settings = Self::default();
-        fields.section("websocket", |map| settings.read_websocket(map));
+    fn read_fields(&mut self, fields: &mut Fields) {
+        fields.section("websocket", |map| self.read_websocket(map));
         fields.section("expect", |map| {
             let mut fields = Fields::new(map);
-            settings.expectations = Expectations::read(&mut fields);
+            self.expectations = Expectations::read(&mut fields);
             fields.finish()
         });
-        fields.finish()?;
-        Ok(settings)
     }
 
     fn read_websocket(&mut self, map: Map<String, Value>) -> Result<(), FieldErrors> {

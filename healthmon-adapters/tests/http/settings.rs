@@ -44,6 +44,7 @@ fn every_wrong_field_is_named_by_its_path() {
         (json!({"expect": {"status": [200, 700]}}), "expect.status[1]"),
         (json!({"expect": {"body": ""}}), "expect.body"),
         (json!({"expect": {"colour": 1}}), "expect.colour"),
+        (json!({"http": {"redirects": 0}, "expect": {"certificate": {"days": 7}}}), "expect.certificate"),
         (json!({"http": {"method": "HEAD"}, "expect": {"body": "x"}}), "expect.body"),
     ];
     for (options, field) in cases {

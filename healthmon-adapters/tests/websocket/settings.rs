@@ -52,6 +52,8 @@ fn every_wrong_field_is_named_by_its_path() {
     }
     let tls = json!({"websocket": {"tls": {"verify": "none"}}});
     assert_eq!(wrong_fields(&prober(), "ws://feed.test/", &tls), ["websocket.tls"]);
+    let days = json!({"expect": {"certificate": {"days": 7}}});
+    assert_eq!(wrong_fields(&prober(), "ws://feed.test/", &days), ["expect.certificate"]);
 }
 
 #[test]
