@@ -20,7 +20,7 @@ use super::{
     body::{self, Wanted},
     link,
 };
-use crate::net::Progress;
+use crate::{expression, net::Progress};
 use json::Claims;
 pub(super) use status::Statuses;
 use text::{Condition, quoted};
@@ -100,8 +100,9 @@ impl Expect {
         });
         more.json = fields.section("json", claims).unwrap_or_default();
         if more.patterns() > PATTERNS_LIMIT {
-            let most = if more.json.iter().any(|claims| claims.patterns() > 0) { "json" } else { "matches" };
-            fields.wrong(most, "is one pattern too many: at most 32 can be expected in all");
+            fields.wrong(most_of(&more), "is one pattern too many: at most 32 can be expected in all");
+        } else if more.patterns_kib() > expression::SUM_LIMIT {
+            fields.wrong(most_of(&more), expression::TOO_LARGE);
         }
         let nothing = more.headers.is_empty() && more.version.is_none() && more.url.is_empty();
         let nothing = nothing && more.size.is_none() && more.body.is_empty() && more.json.is_empty();
@@ -203,9 +204,21 @@ impl Expect {
 impl More {
     fn patterns(&self) -> usize {
         let conditions = self.headers.iter().flat_map(|(_, all)| all).chain(&self.url).chain(&self.body);
-        conditions.filter(|condition| condition.is_pattern()).count()
+        conditions.filter(|condition| condition.pattern().is_some()).count()
             + self.json.iter().map(Claims::patterns).sum::<usize>()
     }
+
+    /// What all of them are compiled to.
+    fn patterns_kib(&self) -> usize {
+        let conditions = self.headers.iter().flat_map(|(_, all)| all).chain(&self.url).chain(&self.body);
+        conditions.filter_map(|condition| condition.pattern()).map(text::Pattern::kib).sum::<usize>()
+            + self.json.iter().map(Claims::patterns_kib).sum::<usize>()
+    }
+}
+
+/// Where to look for patterns that are too many, or too large together.
+fn most_of(more: &More) -> &'static str {
+    if more.json.iter().any(|claims| claims.patterns() > 0) { "json" } else { "matches" }
 }
 
 /// Reads a field whose reader takes any JSON.

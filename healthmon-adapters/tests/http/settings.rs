@@ -44,6 +44,12 @@ fn every_wrong_field_is_named_by_its_path() {
         (json!({"expect": {"status": [200, 700]}}), "expect.status[1]"),
         (json!({"expect": {"body": ""}}), "expect.body"),
         (json!({"expect": {"colour": 1}}), "expect.colour"),
+        (json!({"expect": {"body": {"matches": "\\w+@\\w+"}}}), "expect.body.matches"),
+        (json!({"expect": {"body": {"matches": "\\w"}, "header": {"x": {"matches": "\\w"}}}}), "expect.matches"),
+        (
+            json!({"expect": {"body": {"matches": "\\w"}, "json": {"$[?search(@, '\\\\w')]": {"count": 1}}}}),
+            "expect.json",
+        ),
         (json!({"http": {"redirects": 0}, "expect": {"certificate": {"days": 7}}}), "expect.certificate"),
         (json!({"http": {"method": "HEAD"}, "expect": {"body": "x"}}), "expect.body"),
     ];

@@ -52,6 +52,10 @@ impl Claims {
     pub(super) fn patterns(&self) -> usize {
         self.path.patterns()
     }
+
+    pub(super) fn patterns_kib(&self) -> usize {
+        self.path.patterns_kib()
+    }
 }
 
 fn read(map: &Map<String, Value>) -> Result<Vec<Claim>, FieldErrors> {
