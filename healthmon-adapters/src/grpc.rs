@@ -93,7 +93,8 @@ impl Default for GrpcProberConfig {
 ///
 /// With `watch`, the worker that probes a service also holds a stream of `Health/Watch`. Whenever it
 /// tells of another status, breaks, or comes back, the service is probed at once: that probe is what
-/// is judged, and the schedule goes on as it is. A server without `Watch` is probed by the schedule.
+/// is judged, and the schedule goes on as it is. A stream that stays silent for minutes is opened
+/// anew. A server without `Watch` is probed by the schedule, and asked again for a stream each hour.
 ///
 /// # Options
 ///
