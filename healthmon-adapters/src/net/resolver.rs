@@ -66,9 +66,12 @@ pub trait Resolver: Send + Sync {
 /// and its [`LookupPermit`] with it, so that dead name servers cannot eat all threads. Who asks for
 /// the same name meanwhile waits for that same call.
 #[derive(Debug, Clone, Default)]
-pub struct SystemResolver(Arc<Mutex<HashMap<Box<str>, Receiver<Option<Found>>>>>);
+pub struct SystemResolver(Arc<Mutex<Calls>>);
 
 type Found = Result<Vec<IpAddr>, ResolveError>;
+
+/// Those under way, by name.
+type Calls = HashMap<Box<str>, Receiver<Option<Found>>>;
 
 /// A call under way; it is over when this is dropped.
 struct Call {
@@ -86,7 +89,7 @@ impl Drop for Call {
 
 impl SystemResolver {
     /// Nothing here panics while it holds the lock.
-    fn calls(&self) -> MutexGuard<'_, HashMap<Box<str>, Receiver<Option<Found>>>> {
+    fn calls(&self) -> MutexGuard<'_, Calls> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

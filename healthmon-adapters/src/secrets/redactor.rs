@@ -47,11 +47,11 @@ impl Redactor {
     pub(crate) fn redact(&self, text: &str) -> String {
         let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
         while let Some(next) = rest.chars().next() {
-            let begins = |hidden: &&Box<str>| {
+            let begins = |hidden: &&str| {
                 let begin = rest.as_bytes().get(..hidden.len());
                 !hidden.is_empty() && begin.is_some_and(|begin| begin.eq_ignore_ascii_case(hidden.as_bytes()))
             };
-            let length = match self.0.iter().find(begins) {
+            let length = match self.0.iter().map(|hidden| &**hidden).find(begins) {
                 Some(hidden) => {
                     shown.push_str("***");
                     hidden.len()
