@@ -32,6 +32,7 @@ use crate::{
         tls::{Alpn, TlsClient, TlsSetupError},
     },
     prepared::Prepared,
+    secrets::Secrets,
 };
 use exchange::{Heard, over_datagrams, over_stream};
 use message::{Answer, Query};
@@ -51,6 +52,8 @@ pub struct DnsProberConfig {
     pub dialer: Arc<Dialer>,
     /// Root certificates (PEM) to trust beside the system's, for DNS over TLS.
     pub extra_roots: Vec<u8>,
+    /// Where the keys of clients' certificates are found that settings refer to.
+    pub secrets: Secrets,
 }
 
 /// Asks a name server one question, and judges what it answers.
@@ -117,7 +120,8 @@ impl DnsProber {
     /// # Errors
     /// When an extra root is no certificate.
     pub fn new(config: DnsProberConfig) -> Result<Self, TlsSetupError> {
-        Ok(Self { dialer: config.dialer, tls: TlsClient::new(&config.extra_roots)?, prepared: Prepared::default() })
+        let tls = TlsClient::new(&config.extra_roots)?.with_secrets(config.secrets);
+        Ok(Self { dialer: config.dialer, tls, prepared: Prepared::default() })
     }
 
     async fn perform(&self, probe: &Probe, mut progress: Progress) -> Inspection {

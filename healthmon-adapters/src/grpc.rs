@@ -33,10 +33,9 @@ use crate::{
         tls::{Alpn, TlsClient, TlsError, TlsSettings, TlsSetupError},
     },
     prepared::Prepared,
-    secrets::Secrets,
+    secrets::{Redactor, Secrets},
 };
 use link::Link;
-use metadata::Redactor;
 use settings::{Asked, Asking, Reuse, Security, Settings, Watched};
 use wire::{End, Wire};
 
@@ -94,7 +93,8 @@ impl Default for GrpcProberConfig {
 ///
 /// With `watch`, the worker that probes a service also holds a stream of `Health/Watch`. Whenever it
 /// tells of another status, breaks, or comes back, the service is probed at once: that probe is what
-/// is judged, and the schedule goes on as it is. A server without `Watch` is probed by the schedule.
+/// is judged, and the schedule goes on as it is. A stream that stays silent for minutes is opened
+/// anew. A server without `Watch` is probed by the schedule, and asked again for a stream each hour.
 ///
 /// # Options
 ///
@@ -261,7 +261,8 @@ impl Exchange<'_> {
             if self.exchange(link, Source::Pool, question, progress).await? == Exchanged::Judged {
                 return Ok(());
             }
-            // Asking is like not asking: once more, over a fresh one.
+            // Asking is like not asking: once more, over a fresh one, whose certificate counts.
+            progress.certificate_expires = None;
         }
         let link = self.connect(progress).await?;
         self.exchange(link, Source::Dialled, question, progress).await.map(drop)

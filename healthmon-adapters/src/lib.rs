@@ -2,6 +2,8 @@
 
 #[cfg(feature = "dns")]
 pub mod dns;
+#[cfg(any(feature = "dns", feature = "http", feature = "tcp", feature = "websocket"))]
+mod expression;
 #[cfg(all(feature = "fuzz", any(fuzzing, test)))]
 #[doc(hidden)]
 pub mod fuzzing;

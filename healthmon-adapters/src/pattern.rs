@@ -6,12 +6,14 @@ use healthmon_core::service::{FieldErrors, Fields};
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::Value;
 
+use crate::expression;
+
 /// The longest text that can be looked for, in bytes.
 const TEXT_LIMIT: usize = 4 * 1024;
 /// The longest regular expression, in bytes.
 const REGEX_LIMIT: usize = 1024;
-/// What a regular expression may take when it is compiled, and what its search may take, in bytes.
-const REGEX_MEMORY_LIMIT: usize = 512 * 1024;
+/// What a regular expression's search may take, in bytes.
+const SEARCH_LIMIT: usize = 256 * 1024;
 
 /// In settings a text, which must be contained, or one of `{"contains": "…"}`, `{"prefix": "…"}`
 /// and `{"regex": "…"}`.
@@ -26,7 +28,12 @@ pub(crate) struct Pattern {
 enum Kind {
     Contains(Box<[u8]>),
     Prefix(Box<[u8]>),
-    Regex(Regex),
+    Regex {
+        regex: Regex,
+        /// What it is compiled to.
+        #[cfg_attr(not(feature = "tcp"), expect(dead_code, reason = "one pattern is never too many"))]
+        kib: usize,
+    },
 }
 
 /// Whether what came so far is what was expected.
@@ -71,7 +78,7 @@ impl Pattern {
         for (name, make) in [
             ("contains", (&|text: &str| bytes(text).map(Kind::Contains)) as &dyn Fn(&str) -> Result<Kind, String>),
             ("prefix", &|text| bytes(text).map(Kind::Prefix)),
-            ("regex", &|text| compile(text).map(Kind::Regex)),
+            ("regex", &|text| compile(text).map(|(regex, kib)| Kind::Regex { regex, kib })),
         ] {
             let Some(text) = fields.optional::<String>(name) else { continue };
             match make(&text) {
@@ -102,33 +109,42 @@ impl Pattern {
                 (common == text.len()).then_some(common)
             }
             // Nothing is no answer, even where the expression would take it.
-            Kind::Regex(_) if seen.is_empty() => None,
-            Kind::Regex(regex) => regex.find(seen).map(|found| found.end()),
+            Kind::Regex { .. } if seen.is_empty() => None,
+            Kind::Regex { regex, .. } => regex.find(seen).map(|found| found.end()),
         };
         until.map_or(Found::NotYet, Found::Until)
     }
 
     /// Whether it is compiled, and takes the memory of that.
     pub(crate) const fn is_compiled(&self) -> bool {
-        matches!(self.kind, Kind::Regex(_))
+        matches!(self.kind, Kind::Regex { .. })
+    }
+
+    /// What it is compiled to.
+    #[cfg(feature = "tcp")]
+    pub(crate) const fn kib(&self) -> usize {
+        match self.kind {
+            Kind::Regex { kib, .. } => kib,
+            _ => 0,
+        }
     }
 
     /// Whether judging again costs as much as all that came so far, and not just what is new.
     #[cfg(feature = "tcp")]
     pub(crate) const fn rereads(&self) -> bool {
-        matches!(self.kind, Kind::Regex(_))
+        matches!(self.kind, Kind::Regex { .. })
     }
 }
 
 const FORMS: &str = "must be a text, or one of {\"contains\": \"…\"}, {\"prefix\": \"…\"} and {\"regex\": \"…\"}";
 
-fn compile(text: &str) -> Result<Regex, String> {
+fn compile(text: &str) -> Result<(Regex, usize), String> {
     if text.is_empty() || text.len() > REGEX_LIMIT {
         return Err("must be a regular expression of 1 to 1024 bytes".to_owned());
     }
-    let built = RegexBuilder::new(text).size_limit(REGEX_MEMORY_LIMIT).dfa_size_limit(REGEX_MEMORY_LIMIT).build();
-    built.map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => "is too large a regular expression".to_owned(),
+    let build = |limit| RegexBuilder::new(text).size_limit(limit).dfa_size_limit(SEARCH_LIMIT).build();
+    expression::compile(build).map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => expression::TOO_LARGE.to_owned(),
         other => {
             // The parser draws an arrow under the text over several lines; its last one says what is wrong.
             let drawn = other.to_string();
@@ -146,7 +162,7 @@ impl fmt::Display for Pattern {
         let how = match self.kind {
             Kind::Contains(_) => "to contain",
             Kind::Prefix(_) => "to begin with",
-            Kind::Regex(_) => "to match",
+            Kind::Regex { .. } => "to match",
         };
         let shown: String = self.written.chars().take(SHOWN).collect();
         let more = if shown.len() < self.written.len() { "…" } else { "" };
@@ -213,7 +229,7 @@ mod tests {
             (json!({"prefix": "a", "regex": "b"}), "expect", "must be a text, or one of"),
             (json!({"prefix": 1}), "expect.prefix", "invalid type"),
             (json!({"regex": "("}), "expect.regex", "is no regular expression: unclosed group"),
-            (json!({"regex": "(\\w{1000}){1000}"}), "expect.regex", "too large"),
+            (json!({"regex": "(\\w{1000}){1000}"}), "expect.regex", "is too large"),
             (json!({"regex": "x".repeat(1025)}), "expect.regex", "1 to 1024 bytes"),
             (json!({"colour": 1}), "expect.colour", "not a known field"),
         ] {

@@ -1,6 +1,8 @@
 //! Texts in a service's settings that nobody shall see.
 
 mod paths;
+#[cfg(any(feature = "grpc", feature = "http"))]
+mod redactor;
 #[cfg(feature = "sealing")]
 mod sealing;
 
@@ -14,6 +16,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use paths::visit_secrets;
+#[cfg(any(feature = "grpc", feature = "http"))]
+pub(crate) use redactor::Redactor;
 #[cfg(feature = "sealing")]
 pub use sealing::{InvalidKeys, SealError, SealingKeys};
 

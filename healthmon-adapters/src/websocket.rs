@@ -46,6 +46,7 @@ use stream::{Metered, Stream};
 ///     "origin": "https://shop.example",
 ///     "authorization": {"env": "HEALTHMON_SECRET_FEED"}
 ///   },
+///   "host": "feed.example",                                  // the URL's host and port, as the target is asked for
 ///   "subprotocols": ["graphql-transport-ws"],                // one of them must be agreed upon
 ///   "ping": {"within": "500ms"},                             // {}: by the deadline
 ///   "send": "{\"type\":\"connection_init\"}",                // a text message; may be a secret

@@ -44,7 +44,7 @@ pub fn build(shared: &Shared) -> Result<Vec<Arc<dyn Prober>>, SetupError> {
     let (dialer, secrets) = (|| Arc::clone(&shared.dialer), || shared.secrets.clone());
     let http = HttpProberConfig { dialer: dialer(), secrets: secrets(), ..HttpProberConfig::default() };
     let grpc = GrpcProberConfig { dialer: dialer(), secrets: secrets(), ..GrpcProberConfig::default() };
-    let dns = DnsProberConfig { dialer: dialer(), ..DnsProberConfig::default() };
+    let dns = DnsProberConfig { dialer: dialer(), secrets: secrets(), ..DnsProberConfig::default() };
     let tls = TlsClient::new(&[]).map_err(of("tls"))?.with_secrets(secrets());
     Ok(vec![
         Arc::new(HttpProber::new(http).map_err(of("http"))?),

@@ -17,13 +17,16 @@ use super::{
     message::{Answer, Rcode},
     question::Question,
 };
-use crate::net::{Progress, attempt::Fault};
+use crate::{
+    expression,
+    net::{Progress, attempt::Fault},
+};
 
 /// How many answers may be listed, and how many codes.
 const LIST_LIMIT: usize = 64;
 const TEXT_LIMIT: usize = 1024;
 /// How much memory a pattern may take when it is compiled.
-const PATTERN_SIZE: usize = 256 * 1024;
+const SEARCH_LIMIT: usize = 256 * 1024;
 /// How many answers are told, and how much of each.
 const TOLD: usize = 8;
 const TOLD_CHARS: usize = 100;
@@ -217,9 +220,9 @@ fn pattern(written: &str) -> Result<Regex, String> {
     if written.is_empty() || written.len() > TEXT_LIMIT {
         return Err(format!("must be a pattern of 1 to {TEXT_LIMIT} bytes"));
     }
-    let compiled = RegexBuilder::new(written).size_limit(PATTERN_SIZE).dfa_size_limit(PATTERN_SIZE).build();
-    compiled.map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => "must be a smaller pattern".to_owned(),
+    let build = |limit| RegexBuilder::new(written).size_limit(limit).dfa_size_limit(SEARCH_LIMIT).build();
+    expression::compile(build).map(|(pattern, _)| pattern).map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => expression::TOO_LARGE.to_owned(),
         error => format!("must be a regular expression: {}", error.to_string().replace('\n', " ")),
     })
 }

@@ -87,12 +87,15 @@ impl Settings {
             let expectations = Expectations::read(&mut fields);
             fields.finish().map(|()| (expected, expectations))
         });
+        let (expected, expectations) = expected.unwrap_or_default();
+        if section.transport != Transport::Tls {
+            expectations.refuse_certificate(&mut fields);
+        }
         fields.finish()?;
         let (Some(host), Some(question)) = (host, question) else {
             return Err(FieldErrors::one("url", "must be such as dns://192.0.2.53/www.example.org?type=AAAA"));
         };
         let port = url.port().unwrap_or_else(|| section.transport.port());
-        let (expected, expectations) = expected.unwrap_or_default();
         let Section { transport, asking, tls, .. } = section;
         Ok(Self { host, port, question, transport, asking, tls, expected, expectations })
     }

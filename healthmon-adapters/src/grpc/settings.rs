@@ -116,7 +116,9 @@ pub(super) struct Asking {
 impl Prepare for Asking {
     fn prepare(service: &ServiceSettings) -> Result<Self, FieldErrors> {
         let wrong = |problem: &dyn std::fmt::Display| FieldErrors::one("url", problem);
-        let settings = Settings::read_fields(Fields::new(service.options.to_map()))?;
+        let (mut settings, mut fields) = (Settings::default(), Fields::new(service.options.to_map()));
+        settings.read_fields(&mut fields);
+        fields.finish()?;
         let asked = Asked::read(&service.url.url()).map_err(|problem| wrong(&problem))?;
         let origin = asked.origin(settings.authority.as_ref()).map_err(|error| wrong(&error))?;
         Ok(Self { settings, asked, origin })
@@ -142,19 +144,21 @@ impl Settings {
         if !secured && tls.is_some_and(|tls| !tls.is_null()) {
             fields.wrong("grpc.tls", "is of use only for a target that begins with grpcs://");
         }
-        Self::read_fields(fields).map(drop)
+        let mut settings = Self::default();
+        settings.read_fields(&mut fields);
+        if !secured {
+            settings.expectations.refuse_certificate(&mut fields);
+        }
+        fields.finish()
     }
 
-    fn read_fields(mut fields: Fields) -> Result<Self, FieldErrors> {
-        let mut settings = Self::default();
-        fields.section("grpc", |map| settings.read_grpc(map));
+    fn read_fields(&mut self, fields: &mut Fields) {
+        fields.section("grpc", |map| self.read_grpc(map));
         fields.section("expect", |map| {
             let mut expect = Fields::new(map);
-            settings.expectations = Expectations::read(&mut expect);
+            self.expectations = Expectations::read(&mut expect);
             expect.finish()
         });
-        fields.finish()?;
-        Ok(settings)
     }
 
     fn read_grpc(&mut self, map: Map<String, Value>) -> Result<(), FieldErrors> {

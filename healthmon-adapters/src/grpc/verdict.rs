@@ -6,10 +6,12 @@ use tonic_health::pb::{HealthCheckResponse, health_check_response::ServingStatus
 
 use super::{
     call::{Head, Told, is_grpc},
-    metadata::Redactor,
     wire::{End, Meter, READ_LIMIT},
 };
-use crate::net::{Progress, attempt::Fault};
+use crate::{
+    net::{Progress, attempt::Fault},
+    secrets::Redactor,
+};
 
 /// As much of a server's message is shown, in characters.
 const MESSAGE_LIMIT: usize = 200;

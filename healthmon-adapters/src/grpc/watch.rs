@@ -6,7 +6,7 @@ use std::{
 };
 
 use healthmon_core::service::Service;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
 
 use super::{Exchange, GrpcProber, link::Held, settings::Asking};
@@ -20,13 +20,25 @@ const GOOD: Duration = Duration::from_mins(1);
 /// down by its own full buffers.
 const REST: Duration = Duration::from_millis(100);
 
+/// A stream that has been silent for so long, or half of it, is opened anew: a connection that
+/// leads nowhere any more is silent too. Pings would be cheaper, but servers that follow gRPC's
+/// default take more than one in five minutes for an attack, and a server that answers them may
+/// have forgotten the stream.
+const SILENCE: Duration = Duration::from_mins(5);
+/// A server without `Watch` may be one that has it by then.
+const UNOFFERED: Duration = Duration::from_hours(1);
+
 /// Why a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// There can be none: the server does not offer it, or the settings cannot be read.
-    Hopeless,
+    /// There can be none: the settings cannot be read.
+    Unreadable,
+    /// The server does not offer it.
+    Unoffered,
     /// There was one, or could be another time.
     Broken,
+    /// Nobody said that it has, but nobody has said anything for long.
+    Silent,
 }
 
 /// What was noticed last.
@@ -56,16 +68,23 @@ impl Notice<'_> {
     }
 }
 
-/// Watches a service until it is dropped, or there is no use in it.
+/// Watches a service until it is dropped, or its settings say nothing that could be watched.
 pub(super) async fn watch(prober: &GrpcProber, service: &Service, changed: &(dyn Fn() + Send + Sync)) {
     let mut notice = Notice { last: Noticed::Nothing, changed };
     let mut pause = PAUSES.0;
     loop {
         let begun = Instant::now();
-        if hold(prober, service, &mut notice).await == Ended::Hopeless {
-            return;
+        match hold(prober, service, &mut notice).await {
+            Ended::Unreadable => return,
+            // If it had ended, the next cannot be opened, or begins with another status.
+            Ended::Silent => continue,
+            Ended::Unoffered => {
+                notice.take(Noticed::Break);
+                sleep(jittered(UNOFFERED)).await;
+                continue;
+            }
+            Ended::Broken => notice.take(Noticed::Break),
         }
-        notice.take(Noticed::Break);
         if begun.elapsed() >= GOOD {
             pause = PAUSES.0;
         }
@@ -82,7 +101,7 @@ fn jittered(pause: Duration) -> Duration {
 
 /// Holds one stream as long as it lasts.
 async fn hold(prober: &GrpcProber, service: &Service, notice: &mut Notice<'_>) -> Ended {
-    let Ok(asking) = Asking::prepare(&service.settings) else { return Ended::Hopeless };
+    let Ok(asking) = Asking::prepare(&service.settings) else { return Ended::Unreadable };
     let deadline = Instant::now() + service.settings.timeout.get();
     let exchange = Exchange { prober, service: service.id, asking: &asking, deadline };
     match timeout_at(deadline, Box::pin(open(&exchange))).await {
@@ -102,16 +121,17 @@ async fn open(exchange: &Exchange<'_>) -> Result<(Held, i32), Ended> {
 }
 
 fn ended(status: Option<Code>) -> Ended {
-    if status == Some(Code::Unimplemented) { Ended::Hopeless } else { Ended::Broken }
+    if status == Some(Code::Unimplemented) { Ended::Unoffered } else { Ended::Broken }
 }
 
 async fn follow(mut held: Held, first: i32, notice: &mut Notice<'_>) -> Ended {
     notice.take(Noticed::Status(first));
     loop {
         sleep(REST).await;
-        match held.next().await {
-            Ok(status) => notice.take(Noticed::Status(status)),
-            Err(status) => return ended(status),
+        match timeout(jittered(SILENCE), held.next()).await {
+            Ok(Ok(status)) => notice.take(Noticed::Status(status)),
+            Ok(Err(status)) => return ended(status),
+            Err(_) => return Ended::Silent,
         }
     }
 }

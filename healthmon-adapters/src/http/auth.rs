@@ -106,6 +106,15 @@ impl Auth {
         }
     }
 
+    /// What we know each other by, the header's own text aside.
+    pub(super) const fn secret(&self) -> &SecretRef {
+        match self {
+            Self::Basic { password, .. } => password,
+            Self::Bearer { token } => token,
+            Self::Client(client) => &client.secret,
+        }
+    }
+
     /// The client that a token is to be had for.
     pub(super) fn client(&self) -> Option<&Client> {
         match self {

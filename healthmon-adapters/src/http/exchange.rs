@@ -1,5 +1,7 @@
 //! One probe under way.
 
+use std::sync::LazyLock;
+
 use healthmon_core::probe::{FailReason, Held};
 use hyper::{
     Response, StatusCode,
@@ -11,8 +13,9 @@ use url::Url;
 
 use super::{
     HttpProber,
-    auth::{Client, Grant, Source},
+    auth::{Auth, Client, Grant, Source},
     body,
+    expect::Redact,
     link::{self, Link},
     pool::Pool,
     redirect::{self, Hop},
@@ -20,7 +23,10 @@ use super::{
     route::Whose,
     settings::{Reuse, Settings},
 };
-use crate::net::{Progress, Stage, attempt::Fault};
+use crate::{
+    net::{Progress, Stage, attempt::Fault},
+    secrets::Redactor,
+};
 use healthmon_core::probe::Probe;
 
 /// From the first request to the last answer's body.
@@ -48,6 +54,25 @@ impl<'a> Exchange<'a> {
     }
 
     pub(super) async fn run(mut self, progress: &mut Progress) -> Result<(), Fault> {
+        let ended = self.go(progress).await;
+        ended.map_err(|fault| Fault { detail: self.redactor().redact(&fault.detail), ..fault })
+    }
+
+    /// What takes our secrets out of what is told of the answer: some targets repeat them.
+    fn redactor(&self) -> Redactor {
+        let mut redactor = Redactor::default();
+        self.sent.hide(self.settings, &mut redactor);
+        let proxy = self.settings.route.proxy().and_then(|proxy| proxy.password());
+        for secret in self.settings.auth.as_ref().map(Auth::secret).into_iter().chain(proxy) {
+            // One that cannot be had was not sent.
+            if let Ok(revealed) = self.prober.connector.secrets.reveal(secret) {
+                redactor.hide(revealed.expose());
+            }
+        }
+        redactor
+    }
+
+    async fn go(&mut self, progress: &mut Progress) -> Result<(), Fault> {
         let url = self.url.cloned().unwrap_or_else(|| self.probe.service.settings.url.url());
         let mut hop = Hop::first(url, self.settings.method.clone(), self.sent.body.clone());
         let client = self.settings.auth.as_ref().and_then(|auth| auth.client());
@@ -107,11 +132,12 @@ impl<'a> Exchange<'a> {
     async fn exchange(&self, hop: &Hop, progress: &mut Progress) -> Result<(Box<Link>, Response<Incoming>), Fault> {
         let request = hop.request(self.settings, &self.sent)?;
         if let Some(mut link) = self.pooled(hop) {
+            let earlier = progress.certificate_expires;
             progress.certificate(link.certificate_expires);
             match link.exchange(request.clone(), hop.url(), progress).await {
                 Ok(response) => return Ok((link, response)),
-                // It was closed while it lay idle: once more, over a fresh one.
-                Err(error) if error.is_stale(hop.method()) => {}
+                // It was closed while it lay idle: once more, over a fresh one, whose certificate counts.
+                Err(error) if error.is_stale(hop.method()) => progress.certificate_expires = earlier,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -143,11 +169,14 @@ impl<'a> Exchange<'a> {
         progress: &mut Progress,
     ) -> Result<(), Fault> {
         let expect = &self.settings.expect;
+        // Made only if there is something to tell: most answers are as expected.
+        let redactor = LazyLock::new(|| self.redactor());
+        let redact = |text: &str| redactor.redact(text);
         if progress.is_inspected() {
-            learn(hop, &response, progress);
+            learn(hop, &response, &redact, progress);
         }
         expect.judge_status(response.status(), self.reason_of(response.status(), hop), progress);
-        expect.judge_head(response.version(), response.headers(), hop.url(), progress);
+        expect.judge_head(response.version(), response.headers(), hop.url(), &redact, progress);
         if progress.assertions.have_failed() && expect.of_a_body().next().is_none() {
             // Nothing that stands in the body would change what comes of it.
             return Ok(());
@@ -157,7 +186,7 @@ impl<'a> Exchange<'a> {
             Ok(seen) => seen,
             // What failed before says more, and this is told with it.
             Err(fault) if progress.assertions.have_failed() => {
-                let texts = || ("to be read".to_owned(), fault.detail);
+                let texts = || ("to be read".to_owned(), redact(&fault.detail));
                 progress.assertions.note("body", Held::Failed, FailReason::Protocol, texts);
                 return Ok(());
             }
@@ -167,7 +196,7 @@ impl<'a> Exchange<'a> {
             let more = if seen.end == body::End::Capped { "more than " } else { "" };
             progress.learn("body", format_args!("{more}{} bytes", seen.size));
         }
-        expect.judge_body(&seen, progress);
+        expect.judge_body(&seen, &redact, progress);
         if let (body::End::Reached, Some(pool)) = (seen.end, self.pool_for(hop)) {
             pool.put(self.probe.service.id, hop.url(), &self.settings.route, link);
         }
@@ -187,13 +216,14 @@ impl<'a> Exchange<'a> {
 }
 
 /// What a person wants to know of an answer's head.
-fn learn(hop: &Hop, response: &Response<Incoming>, progress: &mut Progress) {
+fn learn(hop: &Hop, response: &Response<Incoming>, redact: Redact<'_>, progress: &mut Progress) {
     progress.learn("http version", link::version(response.version()));
-    progress.learn("final url", redirect::place(hop.url()));
+    progress.learn("final url", redact(redirect::place(hop.url())));
     progress.learn("redirects", hop.redirects());
     let text = |name: HeaderName| {
         let value = response.headers().get(name)?;
-        Some(String::from_utf8_lossy(value.as_bytes()).chars().take(128).collect::<String>())
+        // Taken out before it is cut, so that no piece of a secret is left at the end.
+        Some(redact(&String::from_utf8_lossy(value.as_bytes())).chars().take(128).collect::<String>())
     };
     for (what, name) in [("content type", header::CONTENT_TYPE), ("server", header::SERVER)] {
         if let Some(value) = text(name) {

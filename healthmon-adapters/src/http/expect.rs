@@ -20,7 +20,7 @@ use super::{
     body::{self, Wanted},
     link,
 };
-use crate::net::Progress;
+use crate::{expression, net::Progress};
 use json::Claims;
 pub(super) use status::Statuses;
 use text::{Condition, quoted};
@@ -32,6 +32,9 @@ const PATTERNS_LIMIT: usize = 32;
 /// The longest body whose size can be expected, in bytes: so much is counted and not kept.
 const SIZE_LIMIT: u64 = 16 * 1024 * 1024;
 const VERSIONS: [&str; 3] = ["1.0", "1.1", "2"];
+
+/// Takes secrets of ours out of what a target says, before it is quoted or cut.
+pub(super) type Redact<'a> = &'a dyn Fn(&str) -> String;
 
 /// What is expected beside latencies and certificates.
 pub(super) struct Expect {
@@ -97,8 +100,9 @@ impl Expect {
         });
         more.json = fields.section("json", claims).unwrap_or_default();
         if more.patterns() > PATTERNS_LIMIT {
-            let most = if more.json.iter().any(|claims| claims.patterns() > 0) { "json" } else { "matches" };
-            fields.wrong(most, "is one pattern too many: at most 32 can be expected in all");
+            fields.wrong(most_of(&more), "is one pattern too many: at most 32 can be expected in all");
+        } else if more.patterns_kib() > expression::SUM_LIMIT {
+            fields.wrong(most_of(&more), expression::TOO_LARGE);
         }
         let nothing = more.headers.is_empty() && more.version.is_none() && more.url.is_empty();
         let nothing = nothing && more.size.is_none() && more.body.is_empty() && more.json.is_empty();
@@ -135,7 +139,14 @@ impl Expect {
     }
 
     /// Judges the rest of an answer's head, which came from `url`.
-    pub(super) fn judge_head(&self, version: hyper::Version, headers: &HeaderMap, url: &Url, progress: &mut Progress) {
+    pub(super) fn judge_head(
+        &self,
+        version: hyper::Version,
+        headers: &HeaderMap,
+        url: &Url,
+        redact: Redact<'_>,
+        progress: &mut Progress,
+    ) {
         let Some(more) = &self.more else { return };
         if let Some(expected) = more.version {
             let seen = link::version(version);
@@ -145,7 +156,7 @@ impl Expect {
         // A query may hold secrets of the target's making.
         let shown = &url[..Position::AfterPath];
         for condition in &more.url {
-            let texts = || (condition.to_string(), quoted(shown));
+            let texts = || (condition.to_string(), quoted(&redact(shown)));
             progress.assertions.note("url", held(condition.meets(shown)), FailReason::Assertion, texts);
         }
         for (name, conditions) in &more.headers {
@@ -154,14 +165,14 @@ impl Expect {
             for condition in conditions {
                 let holds = condition.meets_one(&values);
                 progress.assertions.note(&format!("header {name}"), held(holds), FailReason::Assertion, || {
-                    (condition.to_string(), seen_of(name, values.first().map(|value| &**value)))
+                    (condition.to_string(), seen_of(name, values.first().map(|value| &**value), redact))
                 });
             }
         }
     }
 
     /// Judges a body.
-    pub(super) fn judge_body(&self, seen: &body::Seen, progress: &mut Progress) {
+    pub(super) fn judge_body(&self, seen: &body::Seen, redact: Redact<'_>, progress: &mut Progress) {
         let Some(more) = &self.more else { return };
         if let Some(bounds) = more.size {
             let (size, capped) = (seen.size, seen.end == body::End::Capped);
@@ -186,16 +197,28 @@ impl Expect {
                 });
             }
         }
-        json::judge(&more.json, kept, progress);
+        json::judge(&more.json, kept, redact, progress);
     }
 }
 
 impl More {
     fn patterns(&self) -> usize {
         let conditions = self.headers.iter().flat_map(|(_, all)| all).chain(&self.url).chain(&self.body);
-        conditions.filter(|condition| condition.is_pattern()).count()
+        conditions.filter(|condition| condition.pattern().is_some()).count()
             + self.json.iter().map(Claims::patterns).sum::<usize>()
     }
+
+    /// What all of them are compiled to.
+    fn patterns_kib(&self) -> usize {
+        let conditions = self.headers.iter().flat_map(|(_, all)| all).chain(&self.url).chain(&self.body);
+        conditions.filter_map(|condition| condition.pattern()).map(text::Pattern::kib).sum::<usize>()
+            + self.json.iter().map(Claims::patterns_kib).sum::<usize>()
+    }
+}
+
+/// Where to look for patterns that are too many, or too large together.
+fn most_of(more: &More) -> &'static str {
+    if more.json.iter().any(|claims| claims.patterns() > 0) { "json" } else { "matches" }
 }
 
 /// Reads a field whose reader takes any JSON.
@@ -255,7 +278,7 @@ fn claims(map: Map<String, Value>) -> Result<Vec<Claims>, FieldErrors> {
 }
 
 /// A header's value as far as it may be shown.
-fn seen_of(name: &HeaderName, value: Option<&str>) -> String {
+fn seen_of(name: &HeaderName, value: Option<&str>, redact: Redact<'_>) -> String {
     const HIDDEN: [HeaderName; 6] = [
         header::SET_COOKIE,
         header::COOKIE,
@@ -268,8 +291,8 @@ fn seen_of(name: &HeaderName, value: Option<&str>) -> String {
         None => "none".to_owned(),
         Some(_) if HIDDEN.contains(name) => "a value that is not shown".to_owned(),
         // What stands behind them may hold secrets of the target's making.
-        Some(value) if *name == header::LOCATION => quoted(value.split(['?', '#']).next().unwrap_or_default()),
-        Some(value) => quoted(value),
+        Some(value) if *name == header::LOCATION => quoted(&redact(value.split(['?', '#']).next().unwrap_or_default())),
+        Some(value) => quoted(&redact(value)),
     }
 }
 

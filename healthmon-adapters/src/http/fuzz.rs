@@ -52,11 +52,11 @@ fn progress(expect: &Expect, headers: &HeaderMap, body: &[u8]) -> Progress {
     let url = Url::parse("http://shop.test:8080/health?token=x").unwrap_or_else(|_| unreachable!("a url"));
     let status = StatusCode::from_u16(200 + headers.len() as u16).unwrap_or(StatusCode::OK);
     expect.judge_status(status, FailReason::Status, &mut progress);
-    expect.judge_head(Version::HTTP_11, headers, &url, &mut progress);
+    expect.judge_head(Version::HTTP_11, headers, &url, &str::to_owned, &mut progress);
     let kept = &body[..body.len().min(LIMIT)];
     let end = if headers.contains_key("x-capped") { End::Capped } else { End::Reached };
     let text = (expect.wanted() != super::body::Wanted::NOTHING).then(|| Kept { bytes: kept.to_vec(), end });
-    expect.judge_body(&Seen { end, size: body.len() as u64, text }, &mut progress);
+    expect.judge_body(&Seen { end, size: body.len() as u64, text }, &str::to_owned, &mut progress);
     progress
 }
 

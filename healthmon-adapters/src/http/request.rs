@@ -7,12 +7,15 @@ use healthmon_core::probe::{FailReason, IndeterminateReason};
 use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Request, Uri,
-    header::{self, HeaderValue},
+    header::{self, HeaderName, HeaderValue},
 };
 use url::{Position, Url};
 
 use super::settings::{Payload, Settings};
-use crate::{net::attempt::Fault, secrets::Secrets};
+use crate::{
+    net::attempt::Fault,
+    secrets::{Redactor, SecretRef, Secrets},
+};
 
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("healthmon/", env!("CARGO_PKG_VERSION")));
 const ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
@@ -48,6 +51,33 @@ impl<'a> Sent<'a> {
             Payload::Secret(secret) => Bytes::copy_from_slice(secrets.reveal(secret)?.expose().as_bytes()),
         };
         Ok(Self { headers, body })
+    }
+}
+
+/// Headers whose values are words of HTTP's own. Written plainly they are no secrets, and often the
+/// very words of the answer.
+const WORDS: [HeaderName; 6] = [
+    header::ACCEPT,
+    header::ACCEPT_LANGUAGE,
+    header::CACHE_CONTROL,
+    header::CONTENT_TYPE,
+    // What `http.host` says; no header does.
+    header::HOST,
+    header::PRAGMA,
+];
+
+impl Sent<'_> {
+    /// Looks for all of it in what the target says.
+    pub(super) fn hide(&self, settings: &Settings, redactor: &mut Redactor) {
+        // Sealed is what was written plainly.
+        let refers = |(_, at): &&(HeaderName, SecretRef)| !matches!(at, SecretRef::Sealed(_));
+        let referred = |name| settings.secret_headers.iter().filter(refers).any(|(known, _)| known == name);
+        for (name, value) in &*self.headers {
+            if !WORDS.contains(name) || referred(name) {
+                redactor.hide(&String::from_utf8_lossy(value.as_bytes()));
+            }
+        }
+        redactor.hide_document(&String::from_utf8_lossy(&self.body));
     }
 }
 

@@ -89,21 +89,23 @@ impl Settings {
             }
             _ => fields.wrong("url", "must begin with http:// or https://"),
         }
-        Self::read_fields(fields).map(drop)
+        let mut settings = Self::default();
+        settings.read_fields(&mut fields);
+        if service.url.scheme() == "http" && settings.redirects == 0 {
+            settings.expectations.refuse_certificate(&mut fields);
+        }
+        fields.finish()
     }
 
-    fn read_fields(mut fields: Fields) -> Result<Self, FieldErrors> {
-        let mut settings = Self::default();
-        fields.section("http", |map| settings.read_http(map));
-        fields.section("expect", |map| settings.read_expect(map));
-        if settings.method == Method::HEAD {
-            for wanted in settings.expect.of_a_body() {
+    fn read_fields(&mut self, fields: &mut Fields) {
+        fields.section("http", |map| self.read_http(map));
+        fields.section("expect", |map| self.read_expect(map));
+        if self.method == Method::HEAD {
+            for wanted in self.expect.of_a_body() {
                 let problem = "cannot be expected with http.method HEAD, whose answers have no body";
                 fields.wrong(&format!("expect.{wanted}"), problem);
             }
         }
-        fields.finish()?;
-        Ok(settings)
     }
 
     fn read_http(&mut self, map: Map<String, Value>) -> Result<(), FieldErrors> {
@@ -149,11 +151,7 @@ impl Settings {
         let Some(host) = fields.optional::<String>("host") else { return };
         let authority = host.parse::<hyper::http::uri::Authority>().is_ok_and(|read| !read.as_str().contains('@'));
         match HeaderValue::try_from(&host) {
-            Ok(value) if authority => {
-                if self.headers.insert(header::HOST, value).is_some() {
-                    fields.wrong("host", "is set by http.headers too");
-                }
-            }
+            Ok(value) if authority => drop(self.headers.insert(header::HOST, value)),
             _ => fields.wrong("host", "must be a host name, and a port if there is to be one"),
         }
     }
@@ -172,6 +170,12 @@ impl Settings {
                 fields.wrong(&name, "is not a header name");
                 continue;
             };
+            if parsed == header::HOST {
+                // Headers are secrets. Whom a secret is sent to must not be one: it is compared
+                // when a service is changed.
+                fields.wrong(&name, "is set by http.host, and not by a header");
+                continue;
+            }
             if RESERVED.contains(&parsed) {
                 fields.wrong(&name, "is set by the prober itself");
                 continue;
@@ -220,7 +224,9 @@ pub(super) struct Asking {
 
 impl Prepare for Asking {
     fn prepare(service: &ServiceSettings) -> Result<Self, FieldErrors> {
-        let settings = Settings::read_fields(Fields::new(service.options.to_map()))?;
+        let (mut settings, mut fields) = (Settings::default(), Fields::new(service.options.to_map()));
+        settings.read_fields(&mut fields);
+        fields.finish()?;
         Ok(Self { settings, url: service.url.url() })
     }
 

@@ -134,10 +134,16 @@ impl Pings {
                 _ => None,
             });
         };
-        let sent = u32::try_from(self.fates.len()).unwrap_or(u32::MAX);
+        // One that we did not get round to says nothing of the target.
+        let sent = self.fates.iter().filter(|fate| **fate != Fate::Unsent).count();
+        let unsent = self.fates.len() - sent;
+        let sent = u32::try_from(sent).unwrap_or(u32::MAX);
         let mean = self.answered().sum::<Duration>() / answered;
         add(&mut progress.phases.first_byte_us, first);
         progress.learn("answered", format_args!("{answered} of {sent}"));
+        if unsent > 0 {
+            progress.learn("not sent in time", unsent);
+        }
         let fastest = self.answered().min().unwrap_or(first);
         progress.learn(
             "round trip",
@@ -150,4 +156,32 @@ impl Pings {
 
 fn ms(span: Duration) -> f64 {
     span.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::icmp::settings::Settings;
+
+    #[test]
+    fn a_ping_that_was_not_sent_is_not_lost() {
+        let answered = || Fate::Answered(Duration::from_millis(1));
+        let sent = || Fate::Sent(Instant::now());
+        for (fates, told) in [
+            (vec![answered(), Fate::Unsent, Fate::Unsent], None),
+            (vec![answered(), answered(), Fate::Unsent], None),
+            (vec![answered(), sent(), Fate::Unsent], Some("loss: expected at most 0 %, got 50 % of 2 pings")),
+            (vec![answered(), sent(), sent()], Some("loss: expected at most 0 %, got 66 % of 3 pings")),
+        ] {
+            let service = json!({"name": "a", "url": "icmp://a.test", "interval": "30s", "expect": {"loss": 0}});
+            let settings = Settings::read(&serde_json::from_value(service).expect("settings")).expect("right");
+            let pings = Pings { fates: fates.clone(), ..Pings::new(3, TOKEN) };
+            let mut progress = Progress::default();
+            assert!(matches!(pings.conclude(&settings.expected, &mut progress), Some(Ok(()))), "{fates:?}");
+            let verdict = progress.assertions.verdict().map(|fault| fault.detail);
+            assert_eq!(verdict.as_deref(), told, "{fates:?}");
+        }
+    }
 }

@@ -119,9 +119,10 @@ impl Settings {
             let expectations = Expectations::read(&mut fields);
             fields.finish().map(|()| (expected, expectations))
         });
+        let (expected, expectations) = expected.unwrap_or_default();
+        expectations.refuse_certificate(&mut fields);
         fields.finish()?;
         let Some(host) = host else { return Err(FieldErrors::one("url", TARGET)) };
-        let (expected, expectations) = expected.unwrap_or_default();
         let Section { count, interval, size, family } = section;
         Ok(Self { host, count, interval, size, family, expected, expectations })
     }

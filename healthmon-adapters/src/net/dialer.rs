@@ -1,5 +1,6 @@
 //! The one connector.
 
+mod lookups;
 mod race;
 
 use std::{
@@ -15,9 +16,10 @@ use tokio::{net::TcpStream, sync::Semaphore, time::Instant};
 use url::Host;
 
 use super::{
-    AddressPolicy, LookupPermit, Progress, Refusal, ResolveError, Resolver, Stage, SystemResolver, progress::add,
-    resolver::is_ours,
+    AddressPolicy, Progress, Refusal, ResolveError, Resolver, Stage, SystemResolver, progress::add, resolver::is_ours,
 };
+
+use lookups::Lookups;
 
 /// Which addresses of a host are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
@@ -98,7 +100,7 @@ impl DialError {
 pub struct Dialer {
     policy: AddressPolicy,
     resolver: Arc<dyn Resolver>,
-    lookups: Arc<Semaphore>,
+    lookups: Lookups,
 }
 
 impl fmt::Debug for Dialer {
@@ -115,15 +117,16 @@ impl Default for Dialer {
 }
 
 impl Dialer {
-    /// How many lookups may go on at once, unless said otherwise.
+    /// How many lookups may go on at once, unless said otherwise. As many again may go on of names
+    /// whose lookup hangs, so that those leave room for the others.
     pub const LOOKUPS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
     /// How many addresses of one host are tried at most.
     pub const ADDRESSES: usize = 8;
 
     /// A dialer with this policy and the system's resolver.
     pub fn new(policy: AddressPolicy) -> Self {
-        let lookups = Arc::new(Semaphore::new(Self::LOOKUPS.get()));
-        Self { policy, resolver: Arc::new(SystemResolver), lookups }
+        let lookups = Lookups::new(Self::LOOKUPS.get());
+        Self { policy, resolver: Arc::new(SystemResolver::default()), lookups }
     }
 
     /// This dialer with another resolver.
@@ -136,7 +139,7 @@ impl Dialer {
     /// This dialer with another bound on lookups that go on at once.
     #[must_use]
     pub fn with_lookups(mut self, lookups: NonZeroUsize) -> Self {
-        self.lookups = Arc::new(Semaphore::new(lookups.get().min(Semaphore::MAX_PERMITS)));
+        self.lookups = Lookups::new(lookups.get().min(Semaphore::MAX_PERMITS));
         self
     }
 
@@ -225,11 +228,18 @@ impl Dialer {
 
     pub(super) async fn lookup(&self, name: &str, progress: &mut Progress) -> Result<Vec<IpAddr>, DialError> {
         let begun = Instant::now();
-        progress.stage = Stage::LookupQueue;
-        let permit = Arc::clone(&self.lookups).acquire_owned().await;
-        let permit = permit.map_err(|error| lookup_error(name, ResolveError::Exhausted(error.to_string())))?;
         progress.stage = Stage::Lookup;
-        let found = self.resolver.resolve(name, LookupPermit(permit)).await;
+        let found = match self.resolver.join(name).await {
+            Some(found) => found,
+            None => {
+                progress.stage = Stage::LookupQueue;
+                let turn = self.lookups.turn(name).await;
+                let turn = turn.map_err(|error| lookup_error(name, ResolveError::Exhausted(error.to_string())))?;
+                progress.stage = Stage::Lookup;
+                let lookup = self.resolver.resolve(name, turn.permit());
+                turn.take(lookup).await
+            }
+        };
         add(&mut progress.phases.dns_us, begun.elapsed());
         found.map_err(|source| lookup_error(name, source))
     }

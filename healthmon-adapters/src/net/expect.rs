@@ -77,6 +77,13 @@ impl Expectations {
         Self { latency: latency.map(Box::new), certificate }
     }
 
+    /// Notes in `fields`, of all the settings, that a certificate is expected where there is no TLS.
+    pub fn refuse_certificate(&self, fields: &mut Fields) {
+        if self.certificate.is_some() {
+            fields.wrong("expect.certificate", "cannot be expected where there is no TLS");
+        }
+    }
+
     /// Notes in `progress` what a complete answer after `latency`, asked for at `now`, does not meet.
     pub(crate) fn judge(&self, latency: Duration, now: Timestamp, progress: &mut Progress) {
         if let Some(wanted) = &self.latency {
@@ -97,7 +104,8 @@ impl Expectations {
                 });
             }
         }
-        if let (Some(wanted), Some(expires)) = (self.certificate, progress.certificate_expires) {
+        let Some(wanted) = self.certificate else { return };
+        if let Some(expires) = progress.certificate_expires {
             let left = (expires.as_millis() - now.as_millis()).div_euclid(DAY_MS);
             let (least, held) = match left {
                 left if left < i64::from(wanted.days) => (wanted.days, Held::Failed),
@@ -106,6 +114,12 @@ impl Expectations {
             };
             progress.assertions.note("certificate", held, FailReason::Certificate, || {
                 (format!("at least {least} days left"), format!("{left} (it expires {expires})"))
+            });
+        } else {
+            // No TLS, where a redirect was to lead to it, or a certificate that cannot be read.
+            progress.assertions.note("certificate", Held::Failed, FailReason::Certificate, || {
+                let least = if wanted.days > 0 { wanted.days } else { wanted.degraded_days };
+                (format!("at least {least} days left"), "no certificate".to_owned())
             });
         }
     }
@@ -199,6 +213,16 @@ mod tests {
         assert_eq!(outcome(expect.clone(), 1, 20), Some(Outcome::Slow));
         assert_eq!(outcome(expect.clone(), 1, 6), Some(Outcome::Fail(FailReason::Certificate)));
         assert_eq!(outcome(expect, 1, -3), Some(Outcome::Fail(FailReason::Certificate)));
+    }
+
+    #[test]
+    fn a_certificate_that_was_not_seen_is_no_good_one() {
+        let expect = read(json!({"certificate": {"degraded_days": 21}})).expect("right");
+        let mut progress = Progress::default();
+        expect.judge(Duration::ZERO, Timestamp::from_millis(0), &mut progress);
+        let fault = progress.assertions.verdict().expect("it failed");
+        assert_eq!(fault.outcome, Outcome::Fail(FailReason::Certificate));
+        assert_eq!(fault.detail, "certificate: expected at least 21 days left, got no certificate");
     }
 
     #[test]

@@ -1,19 +1,35 @@
 //! From names to addresses.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, ToSocketAddrs},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{
+    OwnedSemaphorePermit,
+    watch::{self, Receiver, Sender},
+};
 
 /// The right to one lookup, of which there are only so many at a time.
 ///
 /// Whoever resolves keeps it for as long as the lookup occupies anything, also when the caller
 /// has long gone.
-#[derive(Debug)]
-pub struct LookupPermit(#[expect(dead_code, reason = "held for its drop")] pub(super) OwnedSemaphorePermit);
+#[derive(Debug, Clone)]
+pub struct LookupPermit(Arc<Mutex<OwnedSemaphorePermit>>);
+
+impl LookupPermit {
+    pub(super) fn new(place: OwnedSemaphorePermit) -> Self {
+        Self(Arc::new(Mutex::new(place)))
+    }
+
+    /// Gives the place back that it holds, for another.
+    pub(super) fn exchange(&self, place: OwnedSemaphorePermit) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }
+}
 
 /// Why a name has no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,36 +53,84 @@ pub trait Resolver: Send + Sync {
     /// # Errors
     /// When there is none.
     async fn resolve(&self, host: &str, permit: LookupPermit) -> Result<Vec<IpAddr>, ResolveError>;
+
+    /// Waits for a lookup of `host` that is under way anyway, if there is one: it takes no permit.
+    async fn join(&self, _host: &str) -> Option<Result<Vec<IpAddr>, ResolveError>> {
+        None
+    }
 }
 
 /// The system's own resolver, `getaddrinfo`, on a thread of the runtime's blocking pool.
 ///
 /// A call of it cannot be cancelled: one whose caller has gone goes on until the system gives up,
-/// and its [`LookupPermit`] with it, so that dead name servers cannot eat all threads.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemResolver;
+/// and its [`LookupPermit`] with it, so that dead name servers cannot eat all threads. Who asks for
+/// the same name meanwhile waits for that same call.
+#[derive(Debug, Clone, Default)]
+pub struct SystemResolver(Arc<Mutex<Calls>>);
+
+type Found = Result<Vec<IpAddr>, ResolveError>;
+
+/// Those under way, by name.
+type Calls = HashMap<Box<str>, Receiver<Option<Found>>>;
+
+/// A call under way; it is over when this is dropped.
+struct Call {
+    resolver: SystemResolver,
+    host: Box<str>,
+    tell: Sender<Option<Found>>,
+    _permit: LookupPermit,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.resolver.calls().remove(&self.host);
+    }
+}
 
 impl SystemResolver {
-    async fn lookup(host: &str, permit: LookupPermit) -> Result<Vec<IpAddr>, ResolveError> {
-        let host = host.to_owned();
-        let lookup = tokio::task::spawn_blocking(move || {
-            let found = (host.as_str(), 0).to_socket_addrs().map(|all| all.map(|a| a.ip()).collect::<Vec<_>>());
-            drop(permit);
-            found
-        });
-        match lookup.await {
-            Ok(Ok(addresses)) => Ok(addresses),
-            Ok(Err(error)) if is_ours(&error) => Err(ResolveError::Exhausted(error.to_string())),
-            Ok(Err(error)) => Err(ResolveError::Failed(error.to_string())),
-            Err(error) => Err(ResolveError::Exhausted(error.to_string())),
+    /// Nothing here panics while it holds the lock.
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call(&self, host: &str, permit: LookupPermit) -> Receiver<Option<Found>> {
+        let mut calls = self.calls();
+        if let Some(told) = calls.get(host) {
+            return told.clone();
         }
+        let (tell, told) = watch::channel(None);
+        calls.insert(host.into(), told.clone());
+        drop(calls);
+        let call = Call { resolver: self.clone(), host: host.into(), tell, _permit: permit };
+        tokio::task::spawn_blocking(move || {
+            let found = (&*call.host, 0).to_socket_addrs().map(|all| all.map(|address| address.ip()).collect());
+            let found = found.map_err(|error| match error {
+                error if is_ours(&error) => ResolveError::Exhausted(error.to_string()),
+                error => ResolveError::Failed(error.to_string()),
+            });
+            call.tell.send_replace(Some(found));
+        });
+        told
+    }
+}
+
+async fn told(mut call: Receiver<Option<Found>>) -> Found {
+    match call.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(found)) => found.clone(),
+        // It never began: the runtime is shutting down.
+        _ => Err(ResolveError::Exhausted("the call was dropped".to_owned())),
     }
 }
 
 #[async_trait]
 impl Resolver for SystemResolver {
     async fn resolve(&self, host: &str, permit: LookupPermit) -> Result<Vec<IpAddr>, ResolveError> {
-        Self::lookup(host, permit).await
+        told(self.call(host, permit)).await
+    }
+
+    async fn join(&self, host: &str) -> Option<Found> {
+        let call = self.calls().get(host).cloned()?;
+        Some(told(call).await)
     }
 }
 

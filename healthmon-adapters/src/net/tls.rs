@@ -15,7 +15,7 @@ use std::{
 
 use healthmon_core::probe::{FailReason, IndeterminateReason};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, DistinguishedName, HandshakeKind, RootCertStore, SignatureScheme,
     client::{
         Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -266,6 +266,13 @@ impl TlsClient {
         look.tell(progress);
         let stream = connected.map_err(TlsError::of_handshake)?;
         let (_, session) = stream.get_ref();
+        if session.handshake_kind() == Some(HandshakeKind::Resumed) {
+            // None was checked: that of the handshake which began the session still stands.
+            let look = Look::again(progress.is_inspected(), session.peer_certificates().unwrap_or_default());
+            progress.certificate(look.expires());
+            look.tell(progress);
+            progress.learn("handshake", "resumed");
+        }
         if let Some(version) = session.protocol_version() {
             progress.learn("tls", format_args!("{version:?}"));
         }

@@ -14,6 +14,7 @@ use tokio::{
 
 use super::payload::{Encoding, Payload};
 use crate::{
+    expression,
     net::{Progress, Stage, attempt::Fault, progress::add},
     pattern::{Found, Pattern},
     secrets::{SecretRef, Secrets},
@@ -25,9 +26,10 @@ const STEPS_LIMIT: usize = 8;
 pub(crate) const READ_LIMIT: usize = 64 * 1024;
 /// So long before the deadline it is told what came instead; the deadline itself would drop that.
 const LAST_WORD: Duration = Duration::from_millis(5);
-/// After so many pieces, what would have to be read again in full is judged only when it has grown
-/// by an eighth: a peer that sends single bytes must not make us search 64 KiB for each.
+/// After so many pieces or bytes, what would have to be read again in full is judged only when it has
+/// grown by half: a peer that sends single bytes must not make us search 64 KiB for each.
 const JUDGED_EACH: u32 = 64;
+const JUDGED_WHOLE: usize = 4 * 1024;
 
 /// What is said and heard in turn.
 #[derive(Debug, Default)]
@@ -68,6 +70,10 @@ impl Dialogue {
                     keep(Step::read(step).map_err(|errors| errors.within(&format!("steps[{at}]"))), fields);
                 }
             }
+        }
+        let kib: usize = read.iter().filter_map(|step| step.expect.as_ref()).map(Pattern::kib).sum();
+        if kib > expression::SUM_LIMIT {
+            fields.wrong("steps", expression::TOO_LARGE);
         }
         Self(read)
     }
@@ -161,8 +167,9 @@ impl Inbox {
     ) -> Result<Option<String>, Fault> {
         let (mut judged, mut judgements) = (0, 0u32);
         loop {
-            let grown = self.seen.len() - judged >= judged / 8 || self.seen.len() >= READ_LIMIT;
-            if grown || judgements < JUDGED_EACH || !pattern.rereads() {
+            let grown = self.seen.len() - judged >= judged / 2 || self.seen.len() >= READ_LIMIT;
+            let few = judgements < JUDGED_EACH && self.seen.len() <= JUDGED_WHOLE;
+            if grown || few || !pattern.rereads() {
                 judgements = judgements.saturating_add(1);
                 match pattern.find(&self.seen, judged) {
                     Found::Until(end) => {

@@ -54,6 +54,9 @@ impl Settings {
         if settings.starttls.is_none() && settings.session != SessionExpectations::default() {
             fields.wrong("expect.tls", "can be expected only with tcp.starttls, or of a target tls://host:port");
         }
+        if settings.starttls.is_none() {
+            settings.expectations.refuse_certificate(&mut fields);
+        }
         if settings.session.alpn.is_some() {
             fields.wrong("expect.tls.alpn", "can be expected only of a target tls://host:port");
         }

@@ -10,6 +10,7 @@ use healthmon_core::{
 use http::{
     HeaderMap, Request, Uri,
     header::{self, HeaderName, HeaderValue},
+    uri::Authority,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -54,6 +55,8 @@ pub(super) struct Ping {
 #[derive(Default)]
 pub(super) struct Settings {
     headers: Vec<(HeaderName, SecretRef)>,
+    /// As whom the target is asked for, if not by the URL's host and port.
+    host: Option<HeaderValue>,
     subprotocols: Option<HeaderValue>,
     send: Option<SecretRef>,
     pub(super) expect: Option<Pattern>,
@@ -103,7 +106,9 @@ pub(super) struct Asking {
 
 impl Prepare for Asking {
     fn prepare(service: &ServiceSettings) -> Result<Self, FieldErrors> {
-        let settings = Settings::read_fields(Fields::new(service.options.to_map()))?;
+        let (mut settings, mut fields) = (Settings::default(), Fields::new(service.options.to_map()));
+        settings.read_fields(&mut fields);
+        fields.finish()?;
         Ok(Self { settings, url: service.url.url() })
     }
 
@@ -126,28 +131,35 @@ impl Settings {
                 }
             }
         }
-        let read = Self::read_fields(fields)?;
-        if url.scheme() == "ws" && read.tls != TlsSettings::default() {
-            return Err(FieldErrors::one("websocket.tls", "can be set only for a target that begins with wss://"));
+        let mut read = Self::default();
+        read.read_fields(&mut fields);
+        if url.scheme() == "ws" {
+            if read.tls != TlsSettings::default() {
+                fields.wrong("websocket.tls", "can be set only for a target that begins with wss://");
+            }
+            read.expectations.refuse_certificate(&mut fields);
         }
-        Ok(())
+        fields.finish()
     }
 
-    fn read_fields(mut fields: Fields) -> Result<Self, FieldErrors> {
-        let mut settings = Self::default();
-        fields.section("websocket", |map| settings.read_websocket(map));
+    fn read_fields(&mut self, fields: &mut Fields) {
+        fields.section("websocket", |map| self.read_websocket(map));
         fields.section("expect", |map| {
             let mut fields = Fields::new(map);
-            settings.expectations = Expectations::read(&mut fields);
+            self.expectations = Expectations::read(&mut fields);
             fields.finish()
         });
-        fields.finish()?;
-        Ok(settings)
     }
 
     fn read_websocket(&mut self, map: Map<String, Value>) -> Result<(), FieldErrors> {
         let mut fields = Fields::new(map);
         self.headers = fields.section("headers", headers).unwrap_or_default();
+        if let Some(text) = fields.optional::<String>("host") {
+            self.host = host(&text);
+            if self.host.is_none() {
+                fields.wrong("host", "must be a host name, and a port if there is to be one");
+            }
+        }
         if let Some(names) = fields.optional::<Vec<String>>("subprotocols") {
             match subprotocols(&names) {
                 Some(value) => self.subprotocols = Some(value),
@@ -183,10 +195,15 @@ impl Settings {
         let uri = Uri::builder().scheme("ws").authority("target").path_and_query(path).build();
         let mut request = Request::new(());
         *request.uri_mut() = uri.map_err(|_| unusable("path"))?;
-        let host = HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort]);
+        let host = match &self.host {
+            Some(host) => host.clone(),
+            None => {
+                HeaderValue::from_str(&url[Position::BeforeHost..Position::AfterPort]).map_err(|_| unusable("host"))?
+            }
+        };
         let key = HeaderValue::from_str(&generate_key());
         let headers = request.headers_mut();
-        headers.insert(header::HOST, host.map_err(|_| unusable("host"))?);
+        headers.insert(header::HOST, host);
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
@@ -239,6 +256,12 @@ fn headers(map: Map<String, Value>) -> Result<Vec<(HeaderName, SecretRef)>, Fiel
             fields.wrong(name, "is not a header name");
             continue;
         };
+        if parsed == header::HOST {
+            // Headers are secrets. Whom a secret is sent to must not be one: it is compared when a
+            // service is changed.
+            fields.wrong(name, "is set by websocket.host, and not by a header");
+            continue;
+        }
         if RESERVED.contains(&parsed) {
             fields.wrong(name, "is set by the prober itself");
             continue;
@@ -254,6 +277,11 @@ fn headers(map: Map<String, Value>) -> Result<Vec<(HeaderName, SecretRef)>, Fiel
     }
     fields.finish()?;
     Ok(headers)
+}
+
+fn host(text: &str) -> Option<HeaderValue> {
+    let authority = text.parse::<Authority>().ok().filter(|read| !read.as_str().contains('@'));
+    authority.and_then(|_| HeaderValue::from_str(text).ok())
 }
 
 fn subprotocols(names: &[String]) -> Option<HeaderValue> {

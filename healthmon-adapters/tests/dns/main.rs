@@ -8,3 +8,4 @@ mod resolver;
 mod sec;
 mod settings;
 mod support;
+mod system;

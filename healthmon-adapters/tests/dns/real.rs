@@ -3,11 +3,12 @@
 use healthmon_adapters::{
     dns::{DnsProber, DnsProberConfig},
     net::{AddressPolicy, Dialer, Loopback},
+    secrets::Secrets,
     servers::{PrivateUnbound, UnboundSetup},
 };
 use healthmon_core::{
     ports::Prober,
-    probe::{FailReason, Held, Outcome},
+    probe::{FailReason, Held, IndeterminateReason, Outcome},
 };
 use serde_json::{Value, json};
 
@@ -185,6 +186,7 @@ async fn dns_over_tls_is_asked_with_its_certificate_checked() {
     let prober = DnsProber::new(DnsProberConfig {
         dialer: Dialer::new(AddressPolicy::new(Loopback::Allowed)).into(),
         extra_roots: certificate.into_bytes(),
+        ..Default::default()
     })
     .expect("a prober");
     let url = format!("dns://127.0.0.1:{}/www.example.test", server.tls_port().expect("a port for tls"));
@@ -198,6 +200,29 @@ async fn dns_over_tls_is_asked_with_its_certificate_checked() {
     let seen = see_within(&prober, &plain, SHORT, json!({"dns": {"protocol": "tls"}})).await;
     assert_eq!(seen.outcome, failed(FailReason::Timeout), "it waits for the rest of what it takes for a length");
     assert!(detail(&seen).ends_with("while in the tls handshake"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn the_key_of_a_clients_certificate_is_found_where_the_settings_say() {
+    let issued = rcgen::generate_simple_self_signed(vec!["dns.example.test".to_owned()]).expect("a certificate");
+    let (certificate, key) = (issued.cert.pem(), issued.signing_key.serialize_pem());
+    let server = unbound(SIGNED, Some((&certificate, &key)));
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("dns.key"), key).expect("written");
+    let prober = DnsProber::new(DnsProberConfig {
+        dialer: Dialer::new(AddressPolicy::new(Loopback::Allowed)).into(),
+        secrets: Secrets::of_environment(Some(folder.path().to_owned())),
+        ..Default::default()
+    })
+    .expect("a prober");
+    let url = format!("dns://127.0.0.1:{}/www.example.test", server.tls_port().expect("a port for tls"));
+    for (file, outcome) in
+        [("dns.key", Outcome::Pass), ("another.key", Outcome::Indeterminate(IndeterminateReason::Secret))]
+    {
+        let tls = json!({"verify": "none", "certificate": certificate, "key": {"file": file}});
+        let seen = see(&prober, &url, json!({"dns": {"protocol": "tls", "tls": tls}})).await;
+        assert_eq!(seen.outcome, outcome, "{file}: {seen:?}");
+    }
 }
 
 #[tokio::test]

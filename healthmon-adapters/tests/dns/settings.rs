@@ -42,6 +42,7 @@ fn every_wrong_field_is_named_by_its_path() {
         (json!({"expect": {"ttl": {"min": "soon"}}}), "expect.ttl.min"),
         (json!({"expect": {"ttl": {"min": "2m", "max": "1m"}}}), "expect.ttl.max"),
         (json!({"expect": {"latency": "soon"}}), "expect.latency.fail"),
+        (json!({"dns": {"protocol": "tcp"}, "expect": {"certificate": {"days": 7}}}), "expect.certificate"),
         (json!({"expect": {"status": 200}}), "expect.status"),
     ];
     for (options, field) in cases {

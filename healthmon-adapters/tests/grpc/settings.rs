@@ -25,6 +25,7 @@ fn every_wrong_field_is_named() {
         (plain, json!({"grpc": {"authority": ""}}), vec!["grpc.authority"]),
         (plain, json!({"grpc": {"metadata": {"X": "y", "z": 1}}}), vec!["grpc.metadata.X", "grpc.metadata.z"]),
         (plain, json!({"grpc": {"tls": {"verify": "none"}}}), vec!["grpc.tls"]),
+        (plain, json!({"expect": {"certificate": {"days": 7}}}), vec!["expect.certificate"]),
         (secured, json!({"grpc": {"tls": {"verify": "no"}}}), vec!["grpc.tls.verify"]),
         (secured, json!({"grpc": {"tls": {"key": "k"}}}), vec!["grpc.tls.certificate"]),
         (plain, json!({"expect": {"latency": "never", "status": 0}}), vec!["expect.latency.fail", "expect.status"]),

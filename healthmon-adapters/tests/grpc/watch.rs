@@ -115,14 +115,80 @@ async fn a_stream_that_breaks_is_told_of_and_one_that_comes_back_too() {
     }
 }
 
+/// Connections come and go in real time; what is waited for between them is skipped.
+async fn pass(span: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(span).await;
+    tokio::time::resume();
+}
+
 #[tokio::test]
-async fn a_server_that_cannot_be_watched_is_left_alone() {
-    // The scripted server says UNIMPLEMENTED to every watch.
-    let server = Backend::answering(|_| Ok(1)).await;
+async fn a_server_that_cannot_be_watched_is_left_alone_for_an_hour() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    let (asked, mut was_asked) = mpsc::unbounded_channel();
+    let server = Raw::new(move |mut stream| {
+        let (asked, first) = (asked.clone(), count.fetch_add(1, Ordering::SeqCst) == 0);
+        async move {
+            read_request(&mut stream).await;
+            let answer = if first { trailers(&[("grpc-status", b"12")]) } else { serving() };
+            stream.write_all(&[grpc_head(&[]), answer].concat()).await.expect("sent");
+            asked.send(()).expect("the test listens");
+            wait_for_end(&mut stream).await;
+        }
+    })
+    .await;
     let (tell, mut changes) = mpsc::unbounded_channel();
-    let ended = timeout(PATIENCE, watch(&prober(), &server.url(""), tell)).await;
-    assert_eq!(ended, Ok(()));
-    assert_eq!((changes.recv().await, server.accepted()), (None, 1));
+    let (prober, url) = (prober(), server.url());
+    let story = async {
+        assert!(told(&mut was_asked).await);
+        assert!(silent(&mut was_asked).await, "it is left alone");
+        pass(Duration::from_mins(29)).await;
+        assert!(silent(&mut was_asked).await, "for half an hour to a whole one");
+        pass(Duration::from_mins(31)).await;
+        assert!(told(&mut was_asked).await, "it may have learnt it meanwhile");
+        assert!(silent(&mut changes).await, "neither is news");
+    };
+    tokio::select! {
+        () = watch(&prober, &url, tell) => panic!("it goes on until it is dropped"),
+        () = story => {}
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_has_been_silent_for_long_is_opened_anew_and_is_news_only_if_that_shows_another_status() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    let (asked, mut was_asked) = mpsc::unbounded_channel();
+    // Each connection says one thing, and then it is as if it led nowhere.
+    let server = Raw::new(move |mut stream| {
+        let (asked, nth) = (asked.clone(), count.fetch_add(1, Ordering::SeqCst));
+        async move {
+            read_request(&mut stream).await;
+            let status = if nth < 2 { serving() } else { message(0, 2, &[8, 2]) };
+            stream.write_all(&[grpc_head(&[]), status].concat()).await.expect("sent");
+            asked.send(()).expect("the test listens");
+            wait_for_end(&mut stream).await;
+        }
+    })
+    .await;
+    let (tell, mut changes) = mpsc::unbounded_channel();
+    let (prober, url) = (prober(), server.url());
+    let story = async {
+        assert!(told(&mut was_asked).await);
+        assert!(silent(&mut changes).await);
+        pass(Duration::from_mins(2)).await;
+        assert!(silent(&mut was_asked).await, "that is not long");
+        pass(Duration::from_mins(3)).await;
+        assert!(told(&mut was_asked).await);
+        assert!(silent(&mut changes).await, "the same status again is no news");
+        pass(Duration::from_mins(5)).await;
+        assert!(told(&mut was_asked).await && told(&mut changes).await);
+    };
+    tokio::select! {
+        () = watch(&prober, &url, tell) => panic!("it goes on until it is dropped"),
+        () = story => {}
+    }
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ async fn the_expected_text_is_found_in_a_body_of_any_encoding_that_was_offered()
 async fn method_headers_and_body_are_sent_as_configured() {
     let server = Server::answering(|_| OK.to_vec()).await;
     let options = json!({"http": {
-        "method": "POST", "body": "ping", "headers": {"X-Token": "abc", "Host": "shop.test", "User-Agent": "mine"},
+        "method": "POST", "body": "ping", "host": "shop.test", "headers": {"X-Token": "abc", "User-Agent": "mine"},
     }});
     let seen = see(&prober(), &server.url(), options).await;
     assert_eq!(seen.outcome, Outcome::Pass);

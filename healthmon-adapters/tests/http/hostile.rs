@@ -25,8 +25,8 @@ use tokio::{
 };
 
 use super::support::{
-    Names, PATIENCE, Server, answer, detail, dialer, probe_of, prober, prober_with, read_request, see_within, settings,
-    wait_for_end,
+    Names, OK, PATIENCE, Server, answer, detail, dialer, probe_of, prober, prober_with, read_request, see_within,
+    settings, wait_for_end,
 };
 
 /// The deadline of targets that hang.
@@ -305,6 +305,51 @@ async fn a_dead_resolver_is_the_targets_trouble_and_a_full_queue_of_lookups_is_o
     assert_eq!(detail(&first), "timed out after 600 ms while resolving the name");
     assert_eq!(second.outcome, Outcome::Indeterminate(IndeterminateReason::Internal));
     assert_eq!(detail(&second), "timed out after 300 ms while waiting for a free lookup");
+}
+
+/// A resolver as the system's is: a lookup that hangs goes on when nobody waits for it any longer.
+struct Stuck;
+
+#[async_trait]
+impl Resolver for Stuck {
+    async fn resolve(&self, name: &str, permit: LookupPermit) -> Result<Vec<std::net::IpAddr>, ResolveError> {
+        if name.starts_with("hung") {
+            std::mem::forget(permit);
+            std::future::pending::<()>().await;
+        }
+        Ok(vec!["127.0.0.1".parse().expect("an address")])
+    }
+}
+
+#[tokio::test]
+async fn names_whose_lookup_hangs_leave_room_for_others() {
+    let lookups = std::num::NonZeroUsize::new(4).expect("not zero");
+    let policy = AddressPolicy::new(Loopback::Allowed);
+    let prober = &prober_with(Dialer::new(policy).with_resolver(Arc::new(Stuck)).with_lookups(lookups));
+    let server = Server::answering(|_| OK.to_vec()).await;
+    let good = format!("http://good.test:{}/", server.address.port());
+    let hung: Vec<String> = (0..4).map(|n| format!("http://hung{n}.test/")).collect();
+    let all = &|times: usize, timeout| {
+        futures_util::future::join_all(hung.iter().cycle().take(4 * times).map(move |url| {
+            let probe = probe_of(settings(url, timeout, &json!({})));
+            async move { prober.probe(&probe).await }
+        }))
+    };
+    // When they begin to hang they hold all there is, for a second.
+    let (first, after) = tokio::join!(all(1, SHORT * 4), see_within(prober, &good, PATIENCE, json!({})));
+    assert!(first.iter().all(|seen| seen.outcome == Outcome::Fail(FailReason::Timeout)), "{first:?}");
+    assert_eq!(after.outcome, Outcome::Pass, "{after:?}");
+    assert!(after.phases.dns_us.is_some_and(|micros| micros < 1_500_000), "{after:?}");
+    // From then on they hold up each other and nobody else.
+    for _ in 0..3 {
+        let (again, others) = tokio::join!(
+            all(3, SHORT),
+            futures_util::future::join_all((0..10).map(|_| see_within(prober, &good, SHORT, json!({}))))
+        );
+        let waiting = Outcome::Indeterminate(IndeterminateReason::Internal);
+        assert!(again.iter().all(|seen| seen.outcome == waiting), "{again:?}");
+        assert!(others.iter().all(|seen| seen.outcome == Outcome::Pass), "{others:?}");
+    }
 }
 
 #[tokio::test]

@@ -25,8 +25,8 @@ use tokio_rustls::TlsAcceptor;
 use url::Host;
 
 use super::support::{
-    Names, OK, PATIENCE, Server, answer, detail, dialer, header, policy_of_one, probe_of, prober, prober_with, see,
-    settings,
+    Names, OK, PATIENCE, Server, answer, detail, dialer, header, inspect, policy_of_one, probe_of, prober, prober_with,
+    see, settings,
 };
 
 const BLOCKED: Outcome = Outcome::Indeterminate(IndeterminateReason::Blocked);
@@ -268,7 +268,7 @@ async fn sec_configured_headers_go_to_the_targets_own_origin_only() {
     })
     .await;
     home_port.store(home.address.port().into(), Ordering::SeqCst);
-    let options = json!({"http": {"headers": {"authorization": "Bearer canary", "host": "shop.test"}}});
+    let options = json!({"http": {"host": "shop.test", "headers": {"authorization": "Bearer canary"}}});
     let seen = see(&prober(), &home.url(), options).await;
     assert_eq!(seen.outcome, Outcome::Pass, "{seen:?}");
     let [first, back] = &home.requests()[..] else { panic!("two requests at home") };
@@ -413,4 +413,61 @@ async fn sec_escaped_details_are_cut_to_the_limit() {
     let seen = see(&prober, &format!("https://shop.test:{}/", server.address.port()), json!({})).await;
     assert_harmless(&seen);
     assert!(detail(&seen).contains("\\u{1b}\\u{1b}") && detail(&seen).ends_with('…'), "{seen:?}");
+}
+
+/// The canary in every place whose text is told of an answer.
+fn parrot(address: &str, heard: &str) -> Vec<u8> {
+    let path = heard.split(' ').nth(1).unwrap_or_default().to_owned();
+    let canary = "Canary-4711";
+    let body = r#"{"number": 47114711, "text": "Canary-4711"}"#;
+    match path.as_str() {
+        "/away" => answer(302, &format!("location: http://{address}/{canary}/{canary}\r\n"), ""),
+        "/elsewhere" => answer(302, &format!("location: http://{canary}.test/\r\n"), ""),
+        "/scheme" => answer(302, &format!("location: {canary}://x/\r\n"), ""),
+        "/encoding" => answer(200, &format!("content-encoding: {canary}\r\n"), body),
+        _ => answer(
+            200,
+            // Quoted it is cut after 64 characters, in the middle of the last one.
+            &format!(
+                "x-heard: {canary} {}\r\nx-long: {} \\\"{canary}\r\n\
+                 content-type: text/{canary}\r\nserver: {}{canary}\r\nlocation: /{canary}?{canary}\r\n",
+                header(heard, "authorization").unwrap_or_default(),
+                "x".repeat(57),
+                "y".repeat(122),
+            ),
+            body,
+        ),
+    }
+}
+
+#[tokio::test]
+async fn sec_no_secret_is_told_that_a_target_repeats() {
+    let places = [
+        json!({"headers": {"x-key": "Canary-4711", "x-number": "47114711"}}),
+        json!({"headers": {"x-quote": "\\\"Canary-4711", "authorization": "Bearer Canary-4711", "x-number": "47114711"}}),
+        json!({"auth": {"basic": {"username": "owner", "password": "Canary-4711"}}, "headers": {"x-number": "47114711"}}),
+        json!({"auth": {"bearer": {"token": "Canary-4711"}}, "headers": {"x-number": "47114711"}}),
+        json!({"method": "POST", "body": "{\"a\": \"Canary-4711\", \"b\": 47114711}"}),
+    ];
+    let expect = json!({
+        "header": {"x-heard": "another", "x-long": "another", "content-type": "another", "location": "another"},
+        "url": "http://another.test/", "json": {"$.number": 1, "$.text": "another"}, "body": "another",
+    });
+    let prober = prober();
+    for http in places {
+        let server = Server::answering(|heard| parrot(header(heard, "host").unwrap_or_default(), heard)).await;
+        for path in ["", "away", "elsewhere", "scheme", "encoding"] {
+            let mut options = json!({"http": http, "expect": expect});
+            if path == "encoding" {
+                options["expect"] = json!({"body": "another"});
+            }
+            let seen = inspect(&prober, &format!("{}{path}", server.url()), options).await;
+            let told = format!("{seen:?}").to_lowercase();
+            assert!(matches!(seen.seen.outcome, Outcome::Fail(_)), "{seen:?}");
+            assert!(told.contains("***"), "{http} {path}: the target repeated nothing: {told}");
+            for piece in ["canar", "4711", "b3duzxi6"] {
+                assert!(!told.contains(piece), "{http} {path}: {piece} in {told}");
+            }
+        }
+    }
 }

@@ -31,6 +31,7 @@ fn every_wrong_field_is_named_by_its_path() {
         (json!({"http": {"headers": {"Connection": "x"}}}), "http.headers.Connection"),
         (json!({"http": {"headers": {"Keep-Alive": "x"}}}), "http.headers.Keep-Alive"),
         (json!({"http": {"headers": {"Upgrade": "h2c"}}}), "http.headers.Upgrade"),
+        (json!({"http": {"headers": {"Host": "shop.test"}}}), "http.headers.Host"),
         (json!({"http": {"headers": {"x": "1", "X": "2"}}}), "http.headers.X"),
         (json!({"http": {"body": "x"}}), "http.body"),
         (json!({"http": {"method": "POST", "body": "x".repeat(65_537)}}), "http.body"),
@@ -43,6 +44,13 @@ fn every_wrong_field_is_named_by_its_path() {
         (json!({"expect": {"status": [200, 700]}}), "expect.status[1]"),
         (json!({"expect": {"body": ""}}), "expect.body"),
         (json!({"expect": {"colour": 1}}), "expect.colour"),
+        (json!({"expect": {"body": {"matches": "\\w+@\\w+"}}}), "expect.body.matches"),
+        (json!({"expect": {"body": {"matches": "\\w"}, "header": {"x": {"matches": "\\w"}}}}), "expect.matches"),
+        (
+            json!({"expect": {"body": {"matches": "\\w"}, "json": {"$[?search(@, '\\\\w')]": {"count": 1}}}}),
+            "expect.json",
+        ),
+        (json!({"http": {"redirects": 0}, "expect": {"certificate": {"days": 7}}}), "expect.certificate"),
         (json!({"http": {"method": "HEAD"}, "expect": {"body": "x"}}), "expect.body"),
     ];
     for (options, field) in cases {
@@ -62,6 +70,15 @@ fn a_wrong_header_is_named_without_its_value() {
     let options = json!({"http": {"headers": {"X": "canary\u{7f}"}}});
     let errors = prober().check(&settings("http://a.test/", Duration::from_secs(1), &options)).expect_err("wrong");
     assert!(!errors.to_string().contains("canary"), "{errors}");
+}
+
+#[test]
+fn sec_whom_a_secret_is_sent_to_is_no_secret_and_so_no_header() {
+    for host in [json!("shop.test"), json!({"env": "HEALTHMON_SECRET_HOST"}), json!({"sealed": "canary"})] {
+        let options = json!({"http": {"headers": {"hOsT": host, "authorization": "Bearer canary"}}});
+        let errors = prober().check(&settings("http://a.test/", Duration::from_secs(1), &options)).expect_err("wrong");
+        assert_eq!(errors.to_string(), "http.headers.hOsT: is set by http.host, and not by a header", "{options}");
+    }
 }
 
 #[test]

@@ -28,7 +28,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsAcceptor;
 
 use super::support::{
-    Names, OK, PATIENCE, Server, answer, detail, prober, read_request, see, see_within, wait_for_end,
+    Names, OK, PATIENCE, Server, answer, detail, inspect, prober, read_request, see, see_within, wait_for_end,
 };
 
 const EXPIRES: &str = "2100-01-02T00:00:00Z";
@@ -356,4 +356,79 @@ async fn sessions_are_resumed_where_that_is_wanted_and_by_as_many_servers_as_the
             }
         }
     }
+}
+
+fn until_2024(name: &str) -> CertificateParams {
+    let mut params = params(name);
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2024, 1, 2);
+    params
+}
+
+/// The probes' slot is in November 2023, 49 days before that certificate expires.
+fn expecting(http: &Value) -> Value {
+    json!({"http": http, "expect": {"certificate": {"days": 7, "degraded_days": 60}}})
+}
+
+#[tokio::test]
+async fn the_certificate_of_a_resumed_session_is_judged_too() {
+    let authority = Authority::new();
+    for version in rustls::ALL_VERSIONS {
+        let server = serve_with(acceptor(&authority.sign(&until_2024("shop.test")), &[version]), OK.to_vec()).await;
+        let prober = authority.prober();
+        let options = expecting(&json!({"tls": {"verify": "none", "resumption": "enabled"}}));
+        for handshake in [None, Some("resumed")] {
+            let seen = inspect(&prober, &at(&server, "shop.test"), options.clone()).await;
+            let fact = |what: &str| seen.facts.iter().find(|fact| &*fact.what == what).map(|fact| &*fact.value);
+            assert_eq!(fact("handshake"), handshake, "{version:?}: {seen:?}");
+            assert!(
+                fact("certificate valid").is_some_and(|valid| valid.ends_with("2024-01-02T00:00:00.000000Z")),
+                "{seen:?}"
+            );
+            assert_eq!(seen.seen.outcome, Outcome::Slow, "{version:?}: {seen:?}");
+            assert_eq!(seen.seen.certificate_expires, time("2024-01-02T00:00:00Z"), "{version:?}: {seen:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_certificate_of_a_kept_connection_counts_only_if_the_answer_came_over_it() {
+    let authority = Authority::new();
+    let old = acceptor(&authority.sign(&until_2024("shop.test")), rustls::ALL_VERSIONS);
+    let new = acceptor(&authority.sign(&params("shop.test")), rustls::ALL_VERSIONS);
+    let connections = Arc::new(AtomicUsize::new(0));
+    let server = Server::raw(move |stream| {
+        let first = connections.fetch_add(1, Ordering::SeqCst) == 0;
+        let acceptor = if first { old.clone() } else { new.clone() };
+        async move {
+            let mut stream = acceptor.accept(stream).await.expect("a handshake");
+            for _ in 0..2 {
+                read_request(&mut stream).await;
+                stream.write_all(OK).await.expect("sent");
+            }
+            // Under the third request it is closed without a word.
+            read_request(&mut stream).await;
+        }
+    })
+    .await;
+    let prober = authority.prober();
+    let options = expecting(&json!({"connection": "keep_alive", "tls": {"verify": "none"}}));
+    for (connections, outcome, expires) in [
+        (1, Outcome::Slow, "2024-01-02T00:00:00Z"),
+        (1, Outcome::Slow, "2024-01-02T00:00:00Z"),
+        (2, Outcome::Pass, EXPIRES),
+        (2, Outcome::Pass, EXPIRES),
+    ] {
+        let seen = see(&prober, &at(&server, "shop.test"), options.clone()).await;
+        assert_eq!(server.accepted(), connections);
+        assert_eq!((seen.outcome, seen.certificate_expires), (outcome, time(expires)), "{connections}: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_expected_of_an_answer_without_tls_is_missed() {
+    let server = Server::answering(|_| OK.to_vec()).await;
+    let seen = see(&prober(), &server.url(), expecting(&json!({}))).await;
+    assert_eq!(seen.outcome, Outcome::Fail(FailReason::Certificate), "{seen:?}");
+    assert_eq!(detail(&seen), "certificate: expected at least 7 days left, got no certificate");
 }

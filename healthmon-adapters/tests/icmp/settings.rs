@@ -40,6 +40,7 @@ fn every_wrong_field_is_named_by_its_path() {
         (json!({"expect": {"round_trip": "soon"}}), "expect.round_trip.fail"),
         (json!({"expect": {"round_trip": {"fail": "1s", "degraded": "2s"}}}), "expect.round_trip.degraded"),
         (json!({"expect": {"latency": {"colour": 1}}}), "expect.latency.colour"),
+        (json!({"expect": {"certificate": {"days": 7}}}), "expect.certificate"),
         (json!({"expect": {"status": 200}}), "expect.status"),
     ];
     for (options, field) in cases {

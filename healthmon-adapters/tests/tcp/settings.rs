@@ -15,6 +15,8 @@ fn every_wrong_field_of_a_tcp_service_is_named_by_its_path() {
         (json!({"http": {}}), "http"),
         (json!({"tcp": 1}), "tcp"),
         (json!({"tcp": {"colour": 1}}), "tcp.colour"),
+        (json!({"tcp": {"steps": [{"expect": {"regex": "\\w"}}, {"expect": {"regex": "\\w"}}]}}), "tcp.steps"),
+        (json!({"expect": {"certificate": {"days": 7}}}), "expect.certificate"),
         (json!({"tcp": {"starttls": "gopher"}}), "tcp.starttls"),
         (json!({"tcp": {"tls": {"verify": "none"}}}), "tcp.tls"),
         (json!({"tcp": {"starttls": "smtp", "tls": {"verify": "maybe"}}}), "tcp.tls.verify"),

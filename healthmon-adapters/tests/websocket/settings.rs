@@ -28,6 +28,9 @@ fn every_wrong_field_is_named_by_its_path() {
             json!({"websocket": {"headers": {"Sec-WebSocket-Protocol": "x"}}}),
             "websocket.headers.Sec-WebSocket-Protocol",
         ),
+        (json!({"websocket": {"headers": {"Host": "feed.test"}}}), "websocket.headers.Host"),
+        (json!({"websocket": {"host": "a b"}}), "websocket.host"),
+        (json!({"websocket": {"host": "u@feed.test"}}), "websocket.host"),
         (json!({"websocket": {"headers": many}}), "websocket.headers.x-32"),
         (json!({"websocket": {"subprotocols": []}}), "websocket.subprotocols"),
         (json!({"websocket": {"subprotocols": ["a", "a"]}}), "websocket.subprotocols"),
@@ -49,6 +52,8 @@ fn every_wrong_field_is_named_by_its_path() {
     }
     let tls = json!({"websocket": {"tls": {"verify": "none"}}});
     assert_eq!(wrong_fields(&prober(), "ws://feed.test/", &tls), ["websocket.tls"]);
+    let days = json!({"expect": {"certificate": {"days": 7}}});
+    assert_eq!(wrong_fields(&prober(), "ws://feed.test/", &days), ["expect.certificate"]);
 }
 
 #[test]
@@ -63,6 +68,16 @@ fn targets_are_ws_and_wss_urls() {
     ] {
         let expected: &[&str] = if right { &[] } else { &["url"] };
         assert_eq!(wrong_fields(&prober(), url, &json!({})), expected, "{url}");
+    }
+}
+
+#[test]
+fn sec_whom_a_secret_is_sent_to_is_no_secret_and_so_no_header() {
+    for host in [json!("feed.test"), json!({"env": "HEALTHMON_SECRET_HOST"}), json!({"sealed": "canary"})] {
+        let options = json!({"websocket": {"headers": {"hOsT": host}}});
+        let errors = prober().check(&settings("ws://feed.test/", PATIENCE, &options)).expect_err("wrong");
+        let told = "websocket.headers.hOsT: is set by websocket.host, and not by a header";
+        assert_eq!(errors.to_string(), told, "{options}");
     }
 }
 

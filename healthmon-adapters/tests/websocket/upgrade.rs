@@ -168,7 +168,7 @@ async fn the_request_is_what_the_settings_say() {
     })
     .await;
     let options = json!({"websocket": {
-        "headers": {"Origin": "https://shop.test", "authorization": "Bearer x", "host": "feed.test"},
+        "headers": {"Origin": "https://shop.test", "authorization": "Bearer x"}, "host": "feed.test:81",
         "subprotocols": ["chat", "talk"],
     }});
     let url = format!("ws://{}/a/b?room=1#here", server.address);
@@ -179,7 +179,7 @@ async fn the_request_is_what_the_settings_say() {
     let request = told.recv().await.expect("a request");
     assert!(request.starts_with("GET /a/b?room=1 HTTP/1.1\r\n"), "{request}");
     for (name, value) in [
-        ("host", "feed.test"),
+        ("host", "feed.test:81"),
         ("origin", "https://shop.test"),
         ("authorization", "Bearer x"),
         ("sec-websocket-version", "13"),

@@ -156,7 +156,9 @@ struct Answer {
 #[derive(Debug, Default)]
 struct Known {
     last: Option<Answer>,
-    /// When the network was last found down.
+    /// When a question was last answered by that the network is down. It was so until then, also for
+    /// those whose probe began after the question: a dead network takes all of a question's time,
+    /// and they could not wait for another one.
     down_at: Option<Instant>,
 }
 
@@ -219,7 +221,7 @@ impl Lookout {
         }
         known.last = Some(Answer { network, asked });
         if network == Network::Down {
-            known.down_at = Some(asked);
+            known.down_at = Some(Instant::now());
         }
         network
     }

@@ -78,6 +78,19 @@ async fn while_no_canary_is_reached_failures_say_nothing_and_services_show_as_bl
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_canaries_hang_no_failure_counts_also_not_of_a_probe_that_began_during_the_question() {
+    // What never returns is ended by the deadline, and the answer then is as old as what is remembered.
+    let tell = |host: &str, _| match host {
+        "one" | "two" => (Outcome::Pass, SECOND * 3_600),
+        _ => fails(FailReason::Connect),
+    };
+    let (_, results) = results(50, SECOND * 120, tell).await;
+    assert!(results.len() > 150, "{}", results.len());
+    let counted = results.iter().filter(|result| result.seen.outcome != OFFLINE).count();
+    assert_eq!(counted, 0, "of {}", results.len());
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_canary_that_answers_is_enough_for_failures_to_count() {
     let answers: [Seen; 3] = [(Outcome::Pass, QUICK), fails(FailReason::Status), fails(FailReason::Certificate)];
     for answer in answers {

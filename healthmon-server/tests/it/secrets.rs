@@ -211,6 +211,11 @@ async fn sec_a_secret_does_not_follow_a_target_that_moves() {
         fields.sort_unstable();
         assert_eq!(fields, left, "{http}");
     }
+    let with = |http: Value| json!({"http": http});
+    let as_another = server.send("PATCH", &path, Some(with(json!({"host": "thief.example"})))).await;
+    assert_eq!((as_another.status, as_another.fields().len()), (422, 3), "{}", as_another.json);
+    let by_a_header = server.send("PATCH", &path, Some(with(json!({"headers": {"host": "thief.example"}})))).await;
+    assert_eq!((by_a_header.status, by_a_header.fields()), (422, vec!["http.headers.host"]), "{}", by_a_header.json);
     let given = json!({"headers": {"authorization": CANARY, "accept": null}, "body": null, "method": "GET"});
     assert_eq!(server.send("PATCH", &path, Some(moved(given))).await.status, 200, "what is given again may go");
     let same_place = json!({"url": "http://127.0.0.2:1/another/path"});

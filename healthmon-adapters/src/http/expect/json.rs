@@ -9,7 +9,7 @@ use healthmon_core::{
 use serde_json::{Map, Number, Value};
 
 use super::{
-    Bounds, held,
+    Bounds, Redact, held,
     path::{Budget, Exhausted, Path, equal},
     text::quoted,
 };
@@ -52,6 +52,10 @@ impl Claims {
     pub(super) fn patterns(&self) -> usize {
         self.path.patterns()
     }
+
+    pub(super) fn patterns_kib(&self) -> usize {
+        self.path.patterns_kib()
+    }
 }
 
 fn read(map: &Map<String, Value>) -> Result<Vec<Claim>, FieldErrors> {
@@ -92,7 +96,7 @@ fn read(map: &Map<String, Value>) -> Result<Vec<Claim>, FieldErrors> {
 
 /// Judges what was kept of a body. The values in it may be anything at all: of those only numbers,
 /// truths and sizes are told.
-pub(super) fn judge(all: &[Claims], kept: &Kept, progress: &mut Progress) {
+pub(super) fn judge(all: &[Claims], kept: &Kept, redact: Redact<'_>, progress: &mut Progress) {
     if all.is_empty() {
         return;
     }
@@ -115,7 +119,7 @@ pub(super) fn judge(all: &[Claims], kept: &Kept, progress: &mut Progress) {
                 Ok(Some(seen)) => (false, seen),
                 Err(Exhausted) => (false, "a document with too much to look at".to_owned()),
             };
-            progress.assertions.note(&what, held(holds), FailReason::Assertion, || (claim.to_string(), seen));
+            progress.assertions.note(&what, held(holds), FailReason::Assertion, || (claim.to_string(), redact(&seen)));
         }
     }
 }

@@ -12,10 +12,9 @@ use jsonpath_rust::parser::{
     model::{Comparable, Filter, FilterAtom, FnArg, JpQuery, Literal, Segment, Selector, Test, TestFunction},
     parse_json_path,
 };
-use regex::Regex;
 use serde_json::Value;
 
-use super::text;
+use super::text::{self, Pattern};
 use search::Search;
 pub(super) use search::equal;
 
@@ -75,6 +74,11 @@ impl Path {
         self.patterns.len()
     }
 
+    /// What they are compiled to.
+    pub(super) fn patterns_kib(&self) -> usize {
+        self.patterns.values().map(Pattern::kib).sum()
+    }
+
     /// The values in `document` at this path.
     pub(super) fn select<'a>(&self, document: &'a Value, budget: &mut Budget) -> Result<Vec<&'a Value>, Exhausted> {
         let mut search = Search { root: document, patterns: &self.patterns, budget };
@@ -96,7 +100,7 @@ fn nesting(text: &str) -> usize {
     most
 }
 
-type Patterns = HashMap<(Fit, Box<str>), Regex>;
+type Patterns = HashMap<(Fit, Box<str>), Pattern>;
 
 /// Gathers the patterns of a path, and refuses what the RFC does not know.
 fn segments(all: &[Segment], patterns: &mut Patterns) -> Result<(), String> {

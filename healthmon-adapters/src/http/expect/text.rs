@@ -7,16 +7,35 @@ use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 use url::Url;
 
+use crate::expression;
+
 /// The longest text that can be expected, and the longest pattern, in bytes.
 const TEXT_LIMIT: usize = 4 * 1024;
 const PATTERN_LIMIT: usize = 1024;
-/// How much memory a pattern may take once it is compiled. Whatever it is, matching takes time
-/// linear in the text: the crate `regex` does not go back.
-const COMPILED_LIMIT: usize = 256 * 1024;
+/// How much memory a pattern's search may take.
+const SEARCH_LIMIT: usize = 256 * 1024;
 /// How many texts one field may list.
 const LIST_LIMIT: usize = 16;
 /// How much of a text is shown, in characters.
 const SHOWN: usize = 64;
+
+/// A regular expression.
+#[derive(Debug)]
+pub(super) struct Pattern {
+    regex: Regex,
+    /// What it is compiled to.
+    kib: usize,
+}
+
+impl Pattern {
+    pub(super) fn is_match(&self, text: &str) -> bool {
+        self.regex.is_match(text)
+    }
+
+    pub(super) const fn kib(&self) -> usize {
+        self.kib
+    }
+}
 
 /// What a text is to be.
 #[derive(Debug)]
@@ -24,8 +43,8 @@ pub(super) enum Condition {
     Equals(Box<str>),
     Contains(Box<str>),
     NotContains(Box<str>),
-    Matches(Regex),
-    NotMatches(Regex),
+    Matches(Pattern),
+    NotMatches(Pattern),
     Present,
     Absent,
 }
@@ -53,8 +72,11 @@ impl Condition {
         }
     }
 
-    pub(super) const fn is_pattern(&self) -> bool {
-        matches!(self, Self::Matches(_) | Self::NotMatches(_))
+    pub(super) const fn pattern(&self) -> Option<&Pattern> {
+        match self {
+            Self::Matches(pattern) | Self::NotMatches(pattern) => Some(pattern),
+            _ => None,
+        }
     }
 }
 
@@ -64,8 +86,8 @@ impl fmt::Display for Condition {
             Self::Equals(text) => f.write_str(&quoted(text)),
             Self::Contains(text) => write!(f, "to contain {}", quoted(text)),
             Self::NotContains(text) => write!(f, "not to contain {}", quoted(text)),
-            Self::Matches(pattern) => write!(f, "to match {}", quoted(pattern.as_str())),
-            Self::NotMatches(pattern) => write!(f, "not to match {}", quoted(pattern.as_str())),
+            Self::Matches(pattern) => write!(f, "to match {}", quoted(pattern.regex.as_str())),
+            Self::NotMatches(pattern) => write!(f, "not to match {}", quoted(pattern.regex.as_str())),
             Self::Present => f.write_str("to be present"),
             Self::Absent => f.write_str("to be absent"),
         }
@@ -81,13 +103,13 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// A pattern that is not too large.
-pub(super) fn pattern(text: &str) -> Result<Regex, String> {
+pub(super) fn pattern(text: &str) -> Result<Pattern, String> {
     if text.is_empty() || text.len() > PATTERN_LIMIT {
         return Err("must be a pattern of 1 to 1024 bytes".to_owned());
     }
-    let built = RegexBuilder::new(text).size_limit(COMPILED_LIMIT).dfa_size_limit(COMPILED_LIMIT).build();
-    built.map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => "must be a simpler pattern: this one takes too much memory".to_owned(),
+    let build = |limit| RegexBuilder::new(text).size_limit(limit).dfa_size_limit(SEARCH_LIMIT).build();
+    expression::compile(build).map(|(regex, kib)| Pattern { regex, kib }).map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => expression::TOO_LARGE.to_owned(),
         // Its last line says what is wrong, those before it draw the place.
         other => {
             let said = other.to_string();
@@ -200,7 +222,7 @@ mod tests {
         for (wrong, said) in [
             (String::new(), "1 to 1024 bytes"),
             ("x".repeat(1_025), "1 to 1024 bytes"),
-            ("((a{100}){100}){100}".to_owned(), "too much memory"),
+            ("((a{100}){100}){100}".to_owned(), "one expression may take 64 KiB"),
             ("(".to_owned(), "unclosed group"),
         ] {
             let refused = pattern(&wrong).expect_err("refused");

@@ -40,18 +40,28 @@ impl Look {
         .await
     }
 
+    /// A look at what a peer showed earlier, its own certificate first.
+    pub(super) fn again(close: bool, chain: &[CertificateDer<'_>]) -> Self {
+        let mut look = Self { close, ..Self::default() };
+        if let [leaf, intermediates @ ..] = chain {
+            look.note(leaf, intermediates);
+        }
+        look
+    }
+
     /// Notes what a peer shows.
     pub(super) fn at(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
-        let noted = LOOK.try_with(|look| {
-            let mut look = look.borrow_mut();
-            look.expires = not_after(leaf);
-            look.intermediates = intermediates.len();
-            if look.close {
-                look.leaf = Some(leaf.as_ref().into());
-            }
-        });
+        let noted = LOOK.try_with(|look| look.borrow_mut().note(leaf, intermediates));
         if noted.is_err() {
             tracing::debug!("a certificate was checked outside of a handshake");
+        }
+    }
+
+    fn note(&mut self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
+        self.expires = not_after(leaf);
+        self.intermediates = intermediates.len();
+        if self.close {
+            self.leaf = Some(leaf.as_ref().into());
         }
     }
 

@@ -42,8 +42,8 @@ pub(super) struct Written {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Resume {
-    /// Not: a resumed session shows no certificate, and would hide a server that can no longer do
-    /// a full handshake.
+    /// Not: a resumed session shows no certificate but the one that began it, and would hide a
+    /// server that has another by now or can no longer do a full handshake.
     #[default]
     Disabled,
     /// It may.
