@@ -19,7 +19,8 @@ use url::Url;
 use super::{multiplexed, proxy, stream::Stream};
 use crate::net::{Progress, Stage, attempt::Fault, progress::add};
 
-/// The most that a response's head may take. Headers are at most 100 (hyper's own bound).
+/// The most that a response's head may take; hyper looks after each read, so that one that comes whole
+/// with the read that passes the bound is still taken. Headers are at most 100 (hyper's own bound).
 pub(super) const HEAD_LIMIT: u32 = 32 * 1024;
 
 /// An HTTP connection that makes progress only while somebody waits for something of it: there

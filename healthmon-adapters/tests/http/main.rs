@@ -8,6 +8,7 @@ mod hostile;
 mod inspect;
 mod keep_alive;
 mod multiplexed;
+mod nginx;
 mod proxy;
 mod reach;
 mod redirects;

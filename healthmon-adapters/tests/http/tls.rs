@@ -64,7 +64,7 @@ impl Authority {
 }
 
 pub(crate) struct Identity {
-    pem: String,
+    pub(crate) pem: String,
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) key: KeyPair,
 }
@@ -75,7 +75,7 @@ pub(crate) fn params(name: &str) -> CertificateParams {
     params
 }
 
-fn expired(name: &str) -> CertificateParams {
+pub(crate) fn expired(name: &str) -> CertificateParams {
     let mut params = params(name);
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2021, 1, 1);
@@ -358,7 +358,7 @@ async fn sessions_are_resumed_where_that_is_wanted_and_by_as_many_servers_as_the
     }
 }
 
-fn until_2024(name: &str) -> CertificateParams {
+pub(crate) fn until_2024(name: &str) -> CertificateParams {
     let mut params = params(name);
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2024, 1, 2);

@@ -12,6 +12,7 @@ use futures_util::{SinkExt, StreamExt};
 use healthmon_core::{
     id::{Seq, ServiceId},
     ports::{LogHead, ServiceFilter},
+    probe::Reason,
     status::{LogEntry, Overlay},
 };
 use http::{HeaderValue, StatusCode, header};
@@ -28,7 +29,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Api, Problem, services::tag};
+use super::{Api, Problem, reasons, services::tag};
 use crate::{
     accept::Taken,
     auth::Principal,
@@ -55,6 +56,7 @@ struct Wanted {
     group: Option<String>,
     tags: Vec<(String, Option<String>)>,
     kinds: Vec<&'static str>,
+    reason: Option<Reason>,
 }
 
 const KINDS: [&str; 4] = ["transition", "blind", "paused", "maintenance"];
@@ -80,8 +82,9 @@ impl Wanted {
                         wanted.kinds.push(KINDS.into_iter().find(|kind| *kind == name).ok_or_else(wrong)?);
                     }
                 }
+                "reason" => wanted.reason = Some(reasons::read(&value)?),
                 other => {
-                    let known = "must be one of after, log, service, group, tag, kinds";
+                    let known = "must be one of after, log, service, group, tag, kinds, reason";
                     return Err(Problem::field(other, format_args!("is not a known parameter; {known}")));
                 }
             }
@@ -98,6 +101,7 @@ impl Wanted {
             service.tags.get(key).is_some_and(|found| value.as_ref().is_none_or(|value| value == found))
         };
         self.kinds.contains(&kind(&entry.event))
+            && self.reason.is_none_or(|reason| entry.reason == Some(reason))
             && self.service.is_none_or(|id| id == service.id)
             && self.group.as_deref().is_none_or(|group| service.group.as_deref() == Some(group))
             && self.tags.iter().all(tagged)

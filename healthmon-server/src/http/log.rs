@@ -1,19 +1,31 @@
 //! The transition log by REST: `/transitions` and `/services/{id}/transitions`.
 
+use std::num::NonZeroUsize;
+
 use axum::extract::{Path, Query, State};
-use healthmon_core::{id::Seq, status::LogEntry};
+use healthmon_core::{
+    id::{Seq, ServiceId},
+    ports::StoreError,
+    probe::Reason,
+    status::LogEntry,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Api, Problem,
-    services::{Json, existing, id, limit},
+    Api, Problem, reasons,
+    services::{Json, LONGEST_PAGE, existing, id, limit},
 };
+
+/// How many pieces of the log are looked through for one page of entries with a certain reason: stores
+/// keep no index of those, and what is asked for may be nowhere.
+const PIECES: usize = 20;
 
 /// What is asked of the whole log.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LogQuery {
     after: Option<u64>,
+    reason: Option<String>,
     limit: Option<usize>,
 }
 
@@ -22,6 +34,7 @@ pub(super) struct LogQuery {
 #[serde(deny_unknown_fields)]
 pub(super) struct ServiceLogQuery {
     before: Option<u64>,
+    reason: Option<String>,
     limit: Option<usize>,
 }
 
@@ -31,6 +44,57 @@ pub(super) struct LogPage {
     log: String,
     head: Seq,
     entries: Vec<LogEntry>,
+    /// The `after` (or `before`) of the page that follows; null at the end. A page may have fewer
+    /// entries than it could, or none, and yet not be the last.
+    next: Option<Seq>,
+}
+
+/// Whose log.
+enum Whose {
+    /// Everybody's, oldest first.
+    All,
+    /// That of one service, newest first.
+    One(ServiceId),
+}
+
+impl Whose {
+    async fn read(&self, api: &Api, place: Option<Seq>, limit: NonZeroUsize) -> Result<Vec<LogEntry>, StoreError> {
+        match *self {
+            Self::All => api.handle.store().log(place.unwrap_or(Seq(0)), limit).await,
+            Self::One(id) => api.handle.store().service_log(id, place, limit).await,
+        }
+    }
+
+    /// A page from `place` on, of entries with the wanted reason if one is wanted.
+    async fn page(
+        self,
+        api: &Api,
+        mut place: Option<Seq>,
+        wanted: Option<Reason>,
+        limit: NonZeroUsize,
+    ) -> Result<LogPage, Problem> {
+        let head = api.handle.store().head().await?;
+        let piece = if wanted.is_some() { LONGEST_PAGE } else { limit };
+        let page = |entries, next| Ok(LogPage { log: head.log.to_string(), head: head.head, entries, next });
+        let mut entries = Vec::new();
+        for _ in 0..PIECES {
+            let found = self.read(api, place, piece).await?;
+            let is_last = found.len() < piece.get();
+            for entry in found {
+                place = Some(entry.seq);
+                if wanted.is_none_or(|wanted| entry.reason == Some(wanted)) {
+                    entries.push(entry);
+                }
+                if entries.len() == limit.get() {
+                    return page(entries, place);
+                }
+            }
+            if is_last {
+                return page(entries, None);
+            }
+        }
+        page(entries, place)
+    }
 }
 
 pub(super) async fn list(
@@ -38,10 +102,8 @@ pub(super) async fn list(
     query: Result<Query<LogQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<LogPage>, Problem> {
     let Query(query) = query.map_err(|error| Problem::field("query", error.body_text()))?;
-    let after = Seq(query.after.unwrap_or(0));
-    let head = api.handle.store().head().await?;
-    let entries = api.handle.store().log(after, limit(query.limit)?).await?;
-    Ok(Json(LogPage { log: head.log.to_string(), head: head.head, entries }))
+    let wanted = query.reason.as_deref().map(reasons::read).transpose()?;
+    Whose::All.page(&api, query.after.map(Seq), wanted, limit(query.limit)?).await.map(Json)
 }
 
 pub(super) async fn of_service(
@@ -52,7 +114,6 @@ pub(super) async fn of_service(
     let Query(query) = query.map_err(|error| Problem::field("query", error.body_text()))?;
     let id = id(&text)?;
     existing(&api, id).await?;
-    let head = api.handle.store().head().await?;
-    let entries = api.handle.store().service_log(id, query.before.map(Seq), limit(query.limit)?).await?;
-    Ok(Json(LogPage { log: head.log.to_string(), head: head.head, entries }))
+    let wanted = query.reason.as_deref().map(reasons::read).transpose()?;
+    Whose::One(id).page(&api, query.before.map(Seq), wanted, limit(query.limit)?).await.map(Json)
 }

@@ -3,7 +3,7 @@
 use healthmon_core::probe::Reason;
 use serde::Serialize;
 
-use super::services::Json;
+use super::{Problem, services::Json};
 
 /// A reason, as the API explains it.
 #[derive(Debug, Serialize)]
@@ -30,4 +30,12 @@ pub(super) async fn list() -> Json<ReasonList> {
         ReasonView { reason, outcome, meaning: reason.meaning() }
     };
     Json(ReasonList { reasons: Reason::all().map(view).collect() })
+}
+
+/// The reason that a filter `reason` names.
+pub(super) fn read(name: &str) -> Result<Reason, Problem> {
+    Reason::from_name(name).ok_or_else(|| {
+        let names: Vec<_> = Reason::all().map(Reason::as_str).collect();
+        Problem::field("reason", format_args!("must be one of {}", names.join(", ")))
+    })
 }

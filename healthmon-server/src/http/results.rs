@@ -11,7 +11,7 @@ use healthmon_core::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Api, Problem,
+    Api, Problem, reasons,
     services::{Json, existing, id, limit},
 };
 
@@ -92,7 +92,7 @@ pub(super) async fn list(
         from: time("from", query.from)?,
         to: time("to", query.to)?,
         outcome: query.outcome.as_deref().map(outcome).transpose()?,
-        reason: query.reason.as_deref().map(reason).transpose()?,
+        reason: query.reason.as_deref().map(reasons::read).transpose()?,
         before: query.cursor.as_deref().map(read_cursor).transpose()?,
     };
     let found = api.handle.store().results(id, &wanted, limit).await?;
@@ -109,13 +109,6 @@ fn outcome(name: &str) -> Result<&'static str, Problem> {
     let names = ["pass", "slow", "fail", "indeterminate"];
     let wrong = || Problem::field("outcome", format_args!("must be one of {}", names.join(", ")));
     names.into_iter().find(|known| *known == name).ok_or_else(wrong)
-}
-
-fn reason(name: &str) -> Result<Reason, Problem> {
-    Reason::from_name(name).ok_or_else(|| {
-        let names: Vec<_> = Reason::all().map(Reason::as_str).collect();
-        Problem::field("reason", format_args!("must be one of {}", names.join(", ")))
-    })
 }
 
 fn cursor(key: &ResultKey) -> String {

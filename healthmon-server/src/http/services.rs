@@ -31,7 +31,8 @@ use crate::heartbeats::{HeartbeatToken, SCHEME};
 /// The shortest interval that the server takes; embedders may go below.
 const SHORTEST: Duration = Duration::from_secs(1);
 const PAGE: usize = 100;
-const LONGEST_PAGE: usize = 1_000;
+/// The most rows that a page has.
+pub(super) const LONGEST_PAGE: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
 /// A JSON answer.
 pub(super) struct Json<T>(pub(super) T);
@@ -141,7 +142,7 @@ pub(super) fn id(text: &str) -> Result<ServiceId, Problem> {
 /// How many rows a page has.
 pub(super) fn limit(wanted: Option<usize>) -> Result<NonZeroUsize, Problem> {
     let wanted = wanted.unwrap_or(PAGE);
-    let fits = NonZeroUsize::new(wanted).filter(|_| wanted <= LONGEST_PAGE);
+    let fits = NonZeroUsize::new(wanted).filter(|_| wanted <= LONGEST_PAGE.get());
     fits.ok_or_else(|| Problem::field("limit", format_args!("must be from 1 to {LONGEST_PAGE}")))
 }
 

@@ -200,3 +200,77 @@ async fn what_is_not_there_is_a_problem_that_says_so() {
     }
     assert_eq!((server.get("/livez").await.status, server.get("/readyz").await.status), (200, 200));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_transitions_and_events_are_filtered_by_reason_and_an_unknown_one_is_refused() {
+    let (folder, target) = (folder(), Target::start().await);
+    let server = server(&folder).await;
+    let settings =
+        |name: &str, url: &str| json!({"name": name, "url": url, "interval": "1s", "policy": {"failure_threshold": 1}});
+    let mut failing = server.events("?after=0&reason=status").await.unwrap();
+    let shop = server.register(settings("shop", &target.url)).await;
+    let nobody = server.register(settings("nobody", "http://127.0.0.1:1/")).await;
+    let path = format!("/api/v1/services/{shop}/transitions");
+    let turns = async |path: &str| server.get(path).await.json["entries"].as_array().unwrap().len();
+    // Down, up and down again, so that there are entries with the reason, and others between them.
+    for (at, status) in [(1, 200), (2, 500), (3, 200), (4, 503)] {
+        target.answer(status);
+        until("the service to turn", async || (turns(&path).await == at).then_some(())).await;
+    }
+    until("nobody's failure", async || {
+        (turns(&format!("/api/v1/services/{nobody}/transitions")).await > 0).then_some(())
+    })
+    .await;
+    let all = server.get("/api/v1/transitions").await.json;
+    assert_eq!((all["entries"].as_array().unwrap().len(), &all["next"]), (5, &Value::Null), "{all}");
+    let seqs = |page: &Value| -> Vec<u64> {
+        page["entries"].as_array().unwrap().iter().map(|entry| entry["seq"].as_u64().unwrap()).collect()
+    };
+    let of = |reason: &str| -> Vec<u64> {
+        let entries = all["entries"].as_array().unwrap().iter().filter(|entry| entry["reason"] == reason);
+        entries.map(|entry| entry["seq"].as_u64().unwrap()).collect()
+    };
+    let (refused, broken) = (of("connect"), of("status"));
+    assert_eq!((refused.len(), broken.len()), (1, 2), "{all}");
+    assert_eq!(seqs(&server.get("/api/v1/transitions?reason=connect").await.json), refused);
+    assert_eq!(server.get("/api/v1/transitions?reason=dns").await.json["entries"], json!([]));
+    // Page by page, in either order.
+    for (path, field, expected) in [
+        ("/api/v1/transitions".to_owned(), "after", broken.clone()),
+        (path.clone(), "before", broken.iter().rev().copied().collect()),
+    ] {
+        let mut seen = Vec::new();
+        let mut query = String::new();
+        loop {
+            let page = server.get(&format!("{path}?reason=status&limit=1{query}")).await.json;
+            seen.extend(seqs(&page));
+            assert!(seen.len() <= expected.len(), "{path}: {seen:?}");
+            let Some(next) = page["next"].as_u64() else { break };
+            query = format!("&{field}={next}");
+        }
+        assert_eq!(seen, expected, "{path}");
+    }
+    let paged = server.get("/api/v1/transitions?limit=2").await.json;
+    assert_eq!((seqs(&paged), paged["next"].as_u64()), (vec![1, 2], Some(2)), "without a reason too");
+    for seq in &broken {
+        let event = failing.transition().await;
+        assert_eq!((event["seq"].as_u64(), event["reason"].as_str()), (Some(*seq), Some("status")), "{event}");
+    }
+    let results = server.get(&format!("/api/v1/services/{shop}/results?reason=status")).await.json;
+    let results = results["results"].as_array().unwrap();
+    assert!(!results.is_empty() && results.iter().all(|result| result["reason"] == "status"), "{results:?}");
+    for path in [
+        format!("/api/v1/services/{shop}/results"),
+        path,
+        "/api/v1/transitions".to_owned(),
+        "/api/v1/events".to_owned(),
+    ] {
+        let wrong = server.get(&format!("{path}?reason=bad")).await;
+        assert_eq!((wrong.status, wrong.fields()), (422, vec!["reason"]), "{path}: {}", wrong.json);
+        assert!(
+            wrong.json["errors"][0].to_string().contains("certificate, "),
+            "it names those there are: {}",
+            wrong.json
+        );
+    }
+}

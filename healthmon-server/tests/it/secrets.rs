@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use healthmon_server::probers::Shared;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,6 +13,8 @@ use crate::support::{Answer, Server, Target, folder, until};
 
 /// What must not be found.
 const CANARY: &str = "canary-7c1d99";
+/// `u:` and that, in base64.
+const ENCODED: &str = "dTpjYW5hcnktN2MxZDk5";
 const OLD: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const NEW: &str = "f0e0d0c0b0a090807060504030201000ffeeddccbbaa99887766554433221100";
 const PEM: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
@@ -33,10 +36,10 @@ fn is_in_files(folder: &Path, prefix: &str) -> bool {
     })
 }
 
-/// A target that gives back all that it is sent, in every place it has, and fails.
+/// The address of a target that gives back all that it is sent, in every place it has, and fails.
 async fn parrot() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -51,28 +54,91 @@ async fn parrot() -> String {
             });
         }
     });
-    url
+    address
 }
 
-/// Services with the canary in every field that holds a secret.
-fn services(url: &str) -> Vec<Value> {
-    let service = |name: &str, http: Value| json!({"name": name, "url": url, "interval": "1s", "policy": {"failure_threshold": 1}, "http": http});
+/// Services with the canary in every field that holds a secret, whose targets are at `address`.
+fn services(address: &str) -> Vec<Value> {
+    let service = |name: &str, scheme: &str, path: &str, section: Value| {
+        let mut service = json!({"name": name, "url": format!("{scheme}://{address}{path}"), "interval": "1s",
+            "timeout": "1s", "policy": {"failure_threshold": 1}});
+        service.as_object_mut().unwrap().extend(section.as_object().unwrap().clone());
+        service
+    };
+    let http = |name: &str, section: Value| service(name, "http", "/", json!({"http": section}));
+    let tls = json!({"certificate": PEM, "key": CANARY});
+    let url = format!("http://{address}/");
+    let basic = json!({"username": "u", "password": CANARY});
+    let proxy = json!({"url": url, "username": "u", "password": CANARY});
+    let client = json!({"token_url": url, "client_id": "u", "client_secret": CANARY});
+    let steps = json!([{"send": "HELO\r\n"}, {"send": CANARY, "expect": {"prefix": "+"}}]);
+    let headers = json!({"authorization": format!("Bearer {CANARY}"), "x-key": CANARY});
     vec![
-        service("header", json!({"headers": {"authorization": format!("Bearer {CANARY}"), "x-key": CANARY}})),
-        service("body", json!({"method": "POST", "body": CANARY})),
-        service("tls", json!({"tls": {"certificate": PEM, "key": CANARY}})),
+        http("headers", json!({"headers": headers})),
+        http("body", json!({"method": "POST", "body": CANARY})),
+        http("basic", json!({"auth": {"basic": basic}})),
+        http("bearer", json!({"auth": {"bearer": {"token": CANARY}}})),
+        http("oauth2", json!({"auth": {"oauth2": client}})),
+        http("proxy", json!({"proxy": proxy})),
+        service("tunnel", "https", "/", json!({"http": {"proxy": proxy}})),
+        service("https", "https", "/", json!({"http": {"tls": tls}})),
+        service("metadata", "grpc", "/cart", json!({"grpc": {"metadata": {"authorization": CANARY, "x-key": CANARY}}})),
+        service("grpcs", "grpcs", "/cart", json!({"grpc": {"tls": tls}})),
+        service("tcp", "tcp", "", json!({"tcp": {"send": CANARY, "expect": {"prefix": "+"}}})),
+        service("tcp steps", "tcp", "", json!({"tcp": {"steps": steps}})),
+        service("starttls", "tcp", "", json!({"tcp": {"starttls": "smtp", "tls": tls}})),
+        service("tls", "tls", "", json!({"tls": {"send": CANARY, "certificate": PEM, "key": CANARY}})),
+        service("tls steps", "tls", "", json!({"tls": {"steps": steps}})),
+        service("websocket", "ws", "/", json!({"websocket": {"headers": headers, "send": CANARY}})),
+        service("wss", "wss", "/", json!({"websocket": {"tls": tls}})),
+        service("dns", "dns", "/a.test", json!({"dns": {"protocol": "tls", "tls": tls}})),
     ]
+}
+
+/// Where the canary stands in these settings.
+fn places(value: &Value, way: &str, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) if text.contains(CANARY) => found.push(way.to_owned()),
+        Value::Object(map) => map.iter().for_each(|(name, value)| places(value, &format!("{way}.{name}"), found)),
+        Value::Array(items) => items.iter().for_each(|value| places(value, &format!("{way}.0"), found)),
+        _ => {}
+    }
+}
+
+/// Whether a prober's path, such as `.http.headers.*`, leads there.
+fn leads(path: &str, place: &str) -> bool {
+    path.split('.').count() == place.split('.').count()
+        && path.split('.').zip(place.split('.')).all(|(step, name)| step == "*" || step == name)
+}
+
+#[test]
+fn the_canary_is_in_every_secret_field_of_every_prober() {
+    let probers = healthmon_server::probers::build(&Shared::default()).unwrap();
+    let paths: Vec<String> =
+        probers.iter().flat_map(|prober| prober.secrets()).map(|path| format!(".{path}")).collect();
+    let mut found = Vec::new();
+    services("127.0.0.1:1").iter().for_each(|service| places(service, "", &mut found));
+    let without: Vec<_> = paths.iter().filter(|path| !found.iter().any(|place| leads(path, place))).collect();
+    assert!(without.is_empty(), "the table above says nothing of {without:?}");
+    let shown: Vec<_> = found.iter().filter(|place| !paths.iter().any(|path| leads(path, place))).collect();
+    assert!(shown.is_empty(), "no prober says that these are secrets: {shown:?}");
+}
+
+/// Whether the canary is in this text, as it is or as HTTP shows a password.
+fn tells(text: &str) -> bool {
+    text.contains(CANARY) || text.contains(ENCODED)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sec_a_canary_in_every_secret_field_is_found_nowhere() {
-    let (folder, url) = (folder(), parrot().await);
+    let (folder, address) = (folder(), parrot().await);
     let mut server = with_key(&folder.path().join("db"), Some(OLD)).await;
     let mut events = server.events("").await.unwrap();
     let mut answers: Vec<Answer> = Vec::new();
-    for settings in services(&url) {
-        let created = server.send("POST", "/api/v1/services", Some(settings)).await;
-        assert_eq!(created.status, 201, "{}", created.json);
+    let (mut failing, mut paths) = (0, Vec::new());
+    for settings in services(&address) {
+        let created = server.send("POST", "/api/v1/services", Some(settings.clone())).await;
+        assert_eq!(created.status, 201, "{settings}: {}", created.json);
         let path = created.header("location").to_owned();
         answers.push(created);
         let wrong = json!({"http": {"headers": {"bad name": CANARY}, "nonsense": CANARY}, "interval": CANARY});
@@ -83,26 +149,37 @@ async fn sec_a_canary_in_every_secret_field_is_found_nowhere() {
             ("POST", format!("{path}/probe"), None),
             ("POST", format!("{path}/pause"), None),
             ("POST", format!("{path}/resume"), None),
-            ("GET", format!("{path}/results"), None),
-            ("GET", format!("{path}/transitions"), None),
             ("GET", format!("{path}/uptime"), None),
         ] {
-            answers.push(server.send(method, &path, body).await);
+            let answer = server.send(method, &path, body).await;
+            if path.ends_with("/probe") {
+                assert_ne!(answer.json["outcome"], "pass", "{settings}: {}", answer.json);
+                failing += usize::from(answer.json["outcome"] == "fail");
+            }
+            answers.push(answer);
         }
+        paths.push(path);
     }
-    for _ in 0..2 {
+    assert!(failing > 6, "of {} services only {failing} fail for what their targets say", paths.len());
+    for _ in 0..failing {
         let event = events.transition().await;
-        assert!(!event.to_string().contains(CANARY), "{event}");
+        assert!(!tells(&event.to_string()), "{event}");
+    }
+    for path in paths {
+        for what in ["", "/results", "/transitions"] {
+            answers.push(server.get(&format!("{path}{what}")).await);
+        }
     }
     for path in ["/api/v1/services", "/api/v1/transitions", "/api/v1/cluster", "/api/v1/reasons", "/metrics"] {
         answers.push(server.get(path).await);
     }
     for answer in &answers {
-        assert!(!String::from_utf8_lossy(&answer.bytes).contains(CANARY), "{}", answer.json);
-        assert!(!format!("{:?}", answer.headers).contains(CANARY), "{:?}", answer.headers);
+        assert!(!tells(&String::from_utf8_lossy(&answer.bytes)), "{}", answer.json);
+        assert!(!tells(&format!("{:?}", answer.headers)), "{:?}", answer.headers);
     }
     server.terminate().await;
-    assert!(!server.log().contains(CANARY), "a secret is in the log");
+    let log = server.log();
+    assert!(!tells(&log), "a secret is in the log: {:?}", log.lines().find(|line| tells(line)));
     assert!(!is_in_files(folder.path(), "db"), "a secret is in the database");
 }
 
