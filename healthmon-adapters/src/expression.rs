@@ -22,15 +22,18 @@ pub(crate) const TOO_LARGE: &str = "is too large: compiled, one expression may t
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn compile<R>(build: impl Fn(usize) -> Result<R, regex::Error>) -> Result<(R, usize), regex::Error> {
-    let mut too_large = regex::Error::CompiledTooBig(KIB_LIMIT * 1024);
-    for kib in SIZES {
-        match build(kib * 1024) {
-            Ok(expression) => return Ok((expression, kib)),
-            Err(error @ regex::Error::CompiledTooBig(_)) => too_large = error,
+    // First whether it is one at all: most that are not are hostile, and to build costs as much as it takes.
+    let mut best = (build(KIB_LIMIT * 1024)?, KIB_LIMIT);
+    let (mut low, mut high) = (0, SIZES.len() - 1);
+    while low < high {
+        let middle = (low + high) / 2;
+        match build(SIZES[middle] * 1024) {
+            Ok(expression) => (best, high) = ((expression, SIZES[middle]), middle),
+            Err(regex::Error::CompiledTooBig(_)) => low = middle + 1,
             Err(error) => return Err(error),
         }
     }
-    Err(too_large)
+    Ok(best)
 }
 
 #[cfg(test)]

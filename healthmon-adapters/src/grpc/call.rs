@@ -20,8 +20,6 @@ use tonic::{Status, client::GrpcService};
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const STATUS_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
-/// As much of a content type is kept for telling.
-const CONTENT_TYPE_LIMIT: usize = 100;
 
 /// What came of an answer so far.
 ///
@@ -84,10 +82,9 @@ impl Heard {
     }
 
     fn head(&self, http_status: u16, headers: &mut HeaderMap) -> Result<(), CallError> {
-        let content_type = headers.get(header::CONTENT_TYPE).map(|value| {
-            let text = String::from_utf8_lossy(value.as_bytes());
-            text.chars().take(CONTENT_TYPE_LIMIT).collect::<String>().into_boxed_str()
-        });
+        // Whole, of a head that is bounded: a secret that it repeats is looked for, and then it is cut.
+        let content_type =
+            headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()).into());
         let (status, fits) = (own_status(headers), content_type.as_deref().is_some_and(is_grpc));
         let mut told = self.told();
         told.head = Some(Head { at: Instant::now(), http_status, content_type });

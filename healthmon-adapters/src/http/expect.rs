@@ -186,8 +186,10 @@ impl Expect {
         let Some(kept) = &seen.text else { return };
         if !more.body.is_empty() {
             let text = String::from_utf8_lossy(&kept.bytes);
+            // What stands for bytes that are no text is longer than they are.
+            let text = &text[..text.floor_char_boundary(kept.bytes.len())];
             for condition in &more.body {
-                progress.assertions.note("body", held(condition.meets(&text)), FailReason::Assertion, || {
+                progress.assertions.note("body", held(condition.meets(text)), FailReason::Assertion, || {
                     // What was seen instead stays here: bodies are never shown.
                     let seen = match kept.end {
                         body::End::Reached => format!("a body of {} bytes", text.len()),

@@ -107,8 +107,9 @@ pub(super) fn judge(all: &[Claims], kept: &Kept, redact: Redact<'_>, progress: &
             return progress.assertions.note("json", held(false), FailReason::Assertion, texts);
         }
     };
+    // One for all of them: how many paths a service names is not what a probe may cost.
+    let mut budget = Budget::default();
     for Claims { path, claims } in all {
-        let mut budget = Budget::default();
         let found = path.select(&document, &mut budget);
         for claim in claims {
             let judged = found.as_ref().map_err(|exhausted| *exhausted);

@@ -40,6 +40,7 @@ pub(super) struct Turn<'a> {
     name: &'a str,
     permit: LookupPermit,
     room: Room,
+    begun: Instant,
     /// Whether it came to an end in time.
     ended: bool,
 }
@@ -66,7 +67,7 @@ impl Lookups {
         let hung = self.hung().get(name).is_some_and(|at| at.elapsed() < REMEMBERED);
         let (room, semaphore) = if hung { (Room::Hanging, &self.hanging) } else { (Room::Usual, &self.usual) };
         let permit = LookupPermit::new(Arc::clone(semaphore).acquire_owned().await?);
-        Ok(Turn { lookups: self, name, permit, room, ended: false })
+        Ok(Turn { lookups: self, name, permit, room, begun: Instant::now(), ended: false })
     }
 }
 
@@ -112,9 +113,10 @@ impl Turn<'_> {
 }
 
 impl Drop for Turn<'_> {
-    /// Whoever waited for it waits no longer, and it has not ended: that is to hang too.
+    /// Whoever waited for it waits no longer, and it has not ended: that is to hang too, unless it
+    /// had hardly any time.
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.ended && self.begun.elapsed() >= HANGS / 2 {
             self.hangs();
         }
     }
