@@ -125,11 +125,12 @@ impl DnsProber {
     }
 
     async fn perform(&self, probe: &Probe, mut progress: Progress) -> Inspection {
+        let attempt = Attempt::begin(probe);
         let settings = match self.prepared.of(&probe.service) {
             Ok(settings) => settings,
             Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
         };
-        let attempt = Attempt::begin(probe);
+        let attempt = attempt.measured_from_now();
         let mut heard = Heard::default();
         let lookup = Lookup { prober: self, settings: &settings, deadline: attempt.deadline() };
         let mut ended = attempt.limit(lookup.run(&mut heard, &mut progress)).await;

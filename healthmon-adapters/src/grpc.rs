@@ -161,11 +161,12 @@ impl GrpcProber {
     }
 
     async fn perform(&self, probe: &Probe, progress: Progress) -> Inspection {
+        let attempt = Attempt::begin(probe);
         let asking = match self.prepared.of(&probe.service) {
             Ok(asking) => asking,
             Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
         };
-        let (attempt, mut progress) = (Attempt::begin(probe), progress);
+        let (attempt, mut progress) = (attempt.measured_from_now(), progress);
         let (service, deadline) = (probe.service.id, attempt.deadline());
         let exchange = Exchange { prober: self, service, asking: &asking, deadline };
         // Boxed, for it is large and a probe's future is moved about.

@@ -197,6 +197,7 @@ impl HttpProber {
     }
 
     async fn perform(&self, probe: &Probe, progress: Progress) -> Inspection {
+        let attempt = Attempt::begin(probe);
         let kept;
         // Those without options are not kept: there may be a million of them.
         let (settings, url) = if probe.service.settings.options.is_empty() {
@@ -210,7 +211,7 @@ impl HttpProber {
                 Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
             }
         };
-        let (attempt, mut progress) = (Attempt::begin(probe), progress);
+        let (attempt, mut progress) = (attempt.measured_from_now(), progress);
         let ended = match Exchange::new(self, probe, settings, url, attempt.deadline()) {
             Ok(exchange) => attempt.limit(exchange.run(&mut progress)).await,
             Err(fault) => Ok(Err(fault)),

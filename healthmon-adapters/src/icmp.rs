@@ -86,11 +86,12 @@ impl IcmpProber {
     }
 
     async fn perform(&self, probe: &Probe, mut progress: Progress) -> Inspection {
+        let attempt = Attempt::begin(probe);
         let settings = match self.prepared.of(&probe.service) {
             Ok(settings) => settings,
             Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
         };
-        let attempt = Attempt::begin(probe);
+        let attempt = attempt.measured_from_now();
         let mut pings = Pings::new(settings.count, settings.size);
         let mut ended = attempt.limit(self.run(&settings, &mut pings, &mut progress)).await;
         // What came before the deadline is judged, whatever did not.

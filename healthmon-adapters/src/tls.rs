@@ -78,11 +78,12 @@ impl TlsProber {
     }
 
     async fn perform(&self, probe: &Probe, mut progress: Progress) -> Inspection {
+        let attempt = Attempt::begin(probe);
         let asking = match self.prepared.of(&probe.service) {
             Ok(asking) => asking,
             Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
         };
-        let attempt = Attempt::begin(probe);
+        let attempt = attempt.measured_from_now();
         let exchange = self.exchange(&asking, attempt.deadline(), &mut progress);
         let ended = attempt.limit(Box::pin(exchange)).await;
         attempt.inspected(ended, progress, &asking.settings.expectations)

@@ -95,11 +95,12 @@ impl WebSocketProber {
     }
 
     async fn perform(&self, probe: &Probe, mut progress: Progress) -> Inspection {
+        let attempt = Attempt::begin(probe);
         let asking = match self.prepared.of(&probe.service) {
             Ok(asking) => asking,
             Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
         };
-        let attempt = Attempt::begin(probe);
+        let attempt = attempt.measured_from_now();
         let deadline = attempt.deadline();
         let mut session = None;
         let exchange = self.exchange(&asking, deadline, &mut session, &mut progress);

@@ -59,6 +59,8 @@ impl From<Fault> for Observation {
 ///
 /// ```ignore
 /// let attempt = Attempt::begin(probe);
+/// let settings = prepared.of(&probe.service)?;
+/// let attempt = attempt.measured_from_now();
 /// let mut progress = Progress::default();
 /// let ended = attempt.limit(run(attempt.deadline(), &mut progress)).await;
 /// attempt.conclude(ended, progress, &expectations)
@@ -66,16 +68,26 @@ impl From<Fault> for Observation {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attempt<'a> {
     probe: &'a Probe,
+    /// When the probe came: the deadline counts from here.
+    came: Instant,
+    /// Since when the target is measured.
     begun: Instant,
 }
 
 impl<'a> Attempt<'a> {
     pub(crate) fn begin(probe: &'a Probe) -> Self {
-        Self { probe, begun: Instant::now() }
+        let now = Instant::now();
+        Self { probe, came: now, begun: now }
+    }
+
+    /// The same attempt, now that all is read that it takes: what that took is no part of what is
+    /// measured, and yet of the time that there is.
+    pub(crate) fn measured_from_now(self) -> Self {
+        Self { begun: Instant::now(), ..self }
     }
 
     pub(crate) fn deadline(&self) -> Instant {
-        self.begun + self.timeout()
+        self.came + self.timeout()
     }
 
     fn timeout(&self) -> Duration {
@@ -131,10 +143,75 @@ impl<'a> Attempt<'a> {
 
     fn cut_off(&self, stage: Stage) -> Fault {
         let detail = format!("timed out after {} ms while {}", self.timeout().as_millis(), stage.as_str());
-        // Never to have got a lookup is our trouble, not the target's.
+        // Never to have got a lookup is our trouble, not the target's; nor is to have begun too late.
         match stage {
+            _ if self.begun >= self.deadline() => Fault::indeterminate(IndeterminateReason::Internal, detail),
             Stage::Preparing | Stage::LookupQueue => Fault::indeterminate(IndeterminateReason::Internal, detail),
             _ => Fault::fail(FailReason::Timeout, detail),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, sync::Arc};
+
+    use healthmon_core::{
+        id::{Epoch, Region, Revision, ServiceId},
+        probe::Kind,
+        service::Service,
+        time::{Slot, Timestamp},
+    };
+    use serde_json::json;
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    /// A probe that may take a second.
+    fn probe() -> Probe {
+        let settings = json!({"name": "a", "url": "tcp://192.0.2.1:1", "interval": "1m", "timeout": "1s"});
+        let settings = serde_json::from_value(settings).expect("settings");
+        let now = Timestamp::from_millis(1_700_000_000_000);
+        let id = ServiceId::new(1).expect("an id");
+        let service = Service::registered(id, settings, Revision(1), Epoch(1), now);
+        Probe::new(Arc::new(service), Region::default(), Slot::at(now), Kind::Scheduled)
+    }
+
+    /// What comes of an attempt that connects for so long, after so long was taken by its settings.
+    async fn seen(reading: Duration, connecting: impl Future<Output = ()>) -> Observation {
+        let (probe, mut progress) = (probe(), Progress::default());
+        let attempt = Attempt::begin(&probe);
+        advance(reading).await;
+        let attempt = attempt.measured_from_now();
+        progress.stage = Stage::Connect;
+        let connecting = async {
+            connecting.await;
+            Ok(())
+        };
+        let ended = attempt.limit(connecting).await;
+        attempt.conclude(ended, &mut progress, &Expectations::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_reading_the_settings_takes_is_no_latency() {
+        let seen = seen(Duration::from_millis(400), async { sleep(Duration::from_millis(100)).await }).await;
+        assert_eq!(seen.outcome, Outcome::Pass);
+        // Timers go by whole milliseconds.
+        assert!((100_000..=102_000).contains(&seen.latency_us), "{seen:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_reading_the_settings_takes_is_part_of_the_time_there_is() {
+        let begun = Instant::now();
+        let seen = seen(Duration::from_millis(400), pending()).await;
+        assert_eq!(seen.outcome, Outcome::Fail(FailReason::Timeout));
+        assert!((600_000..=602_000).contains(&seen.latency_us), "{seen:?}");
+        assert!(begun.elapsed() < Duration::from_millis(1_010), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_reading_the_settings_took_all_of_it_the_target_is_not_to_blame() {
+        let seen = seen(Duration::from_secs(1), pending()).await;
+        assert_eq!(seen.outcome, Outcome::Indeterminate(IndeterminateReason::Internal), "{seen:?}");
     }
 }
