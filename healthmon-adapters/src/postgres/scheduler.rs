@@ -264,6 +264,11 @@ impl PostgresScheduler {
         inner.leaving.retain(|left| !answer.released.contains(left));
         let lost = self.learn_leases(inner, &answer);
         inner.hungry = inner.held.len() + answer.claimed.len() < answer.share;
+        if inner.hungry && !answer.claimed.is_empty() {
+            // There may be more of those: a few at a time, and the next at once, so that nobody waits
+            // for what another has given up.
+            inner.began = None;
+        }
         if !answer.claimed.is_empty() || !answer.released.is_empty() {
             let (claimed, released) = (answer.claimed.len(), answer.released.len());
             tracing::info!(

@@ -27,6 +27,9 @@ use crate::{
 /// Within which all of a scheduler's services are probed again.
 const AFTER_KILL: Duration = Duration::from_secs(12);
 const AFTER_TERM: Duration = Duration::from_secs(1);
+/// By how much a slot may be answered before its time: schedulers follow the database's clock, and the
+/// target here has its own. The slot before is a second earlier.
+const AHEAD: Duration = Duration::from_millis(50);
 /// What takes longer than this does not happen any more.
 const PATIENCE: Duration = Duration::from_secs(60);
 const ALL: NonZeroUsize = NonZeroUsize::new(10_000_000).unwrap();
@@ -123,10 +126,11 @@ async fn until_all_go_on(
     while !waiting.is_empty() {
         waiting.retain(|(at, slot)| {
             let answered = targets.answered(*at);
-            if answered >= *slot {
+            let waits = answered.after(AHEAD) < *slot;
+            if !waits {
                 longest = longest.max(answered.since(*slot));
             }
-            answered < *slot
+            waits
         });
         if Instant::now() >= until {
             return Err(format!(
