@@ -5,11 +5,13 @@
 //! is dropped or this process ends, however it ends: a watchdog process reads from a pipe that
 //! ends with it. They are real servers and can be stopped, killed and started again.
 
+mod alone;
 mod postgres;
 mod program;
 mod redis;
 mod unbound;
 
+pub use alone::run_alone;
 pub use postgres::{PrivatePostgres, StopMode};
 pub use program::PrivateProgram;
 pub use redis::PrivateRedis;

@@ -25,9 +25,11 @@ use super::{
 };
 
 static ENQUEUE: Script = Script::new(include_str!("scripts/enqueue.lua"));
-static TAKE: Script = Script::new(include_str!("scripts/take.lua"));
-static GIVE_BACK: Script = Script::new(include_str!("scripts/give_back.lua"));
-static COMPLETE: Script = Script::new(include_str!("scripts/complete.lua"));
+static TAKE: Script = Script::new(concat!(include_str!("scripts/bundles.lua"), include_str!("scripts/take.lua")));
+static GIVE_BACK: Script =
+    Script::new(concat!(include_str!("scripts/bundles.lua"), include_str!("scripts/give_back.lua")));
+static COMPLETE: Script =
+    Script::new(concat!(include_str!("scripts/bundles.lua"), include_str!("scripts/complete.lua")));
 
 /// The most probes handed out by one call of the server: its other clients wait meanwhile.
 const TAKE_MOST: usize = 1_000;

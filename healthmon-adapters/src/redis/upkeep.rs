@@ -11,7 +11,7 @@ use super::{
     queue::{Inner, settle},
 };
 
-static SWEEP: Script = Script::new(include_str!("scripts/sweep.lua"));
+static SWEEP: Script = Script::new(concat!(include_str!("scripts/bundles.lua"), include_str!("scripts/sweep.lua")));
 
 /// How often the streams are looked through, by one node of all; more often where leases are short.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -2,12 +2,13 @@
 //! an `/etc/resolv.conf` that exist for one test only. The test runs itself once more there
 //! (`unshare`), which needs root, or user namespaces; without them it fails and says so.
 
-use std::{net::UdpSocket, num::NonZeroUsize, process::Command, thread, time::Instant};
+use std::{net::UdpSocket, num::NonZeroUsize, thread, time::Instant};
 
 use futures_util::future::join_all;
 use healthmon_adapters::{
     http::{HttpProber, HttpProberConfig},
     net::{AddressPolicy, Dialer, Loopback},
+    servers::run_alone,
 };
 use healthmon_core::probe::{FailReason, Outcome};
 use serde_json::json;
@@ -19,24 +20,15 @@ use tokio::{
 use super::support::{GRACE, PATIENCE, SHORT, addresses, bytes, detail, read, refusal, see_within};
 
 /// Of one name server, which is asked once for two seconds; and nothing but it knows names.
-const SETUP: &str = "ip link set lo up && mount -t tmpfs none /mnt && \
+const SETUP: &str = "mount -t tmpfs none /mnt && \
     printf 'nameserver 127.0.0.1\noptions timeout:2 attempts:1\n' > /mnt/resolv.conf && \
     printf 'hosts: dns\n' > /mnt/nsswitch.conf && \
     mount --bind /mnt/resolv.conf /etc/resolv.conf && mount --bind /mnt/nsswitch.conf /etc/nsswitch.conf";
 
 #[test]
 fn a_name_server_that_hangs_holds_up_nothing_but_the_names_it_knows() {
-    let me = std::env::current_exe().expect("this test has a path");
-    let script = format!("{SETUP} && exec \"$0\" --exact system::inside_with_a_name_server_that_hangs --ignored");
-    let mut command = Command::new("unshare");
-    if !std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0) {
-        command.args(["--user", "--map-root-user"]);
-    }
-    let output = command.args(["--net", "--mount", "sh", "-c", &script]).arg(me).output();
-    let output = output.expect("unshare, of Debian's package util-linux");
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "in a network of its own (it needs root or user namespaces): {said}");
-    assert!(said.contains("1 passed"), "{said}");
+    let ran = run_alone(&[SETUP], "", "system::inside_with_a_name_server_that_hangs");
+    ran.unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// Knows `good.test`, is silent of names that begin with `hung`, and knows no other.

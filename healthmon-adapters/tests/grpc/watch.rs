@@ -115,6 +115,23 @@ async fn a_stream_that_breaks_is_told_of_and_one_that_comes_back_too() {
     }
 }
 
+/// A server that says one thing on each connection, by its number, and then is as if it led nowhere; and
+/// when it was asked.
+async fn saying(what: impl Fn(usize) -> Vec<u8> + Send + Sync + 'static) -> (Raw, mpsc::UnboundedReceiver<()>) {
+    let connections = AtomicUsize::new(0);
+    let (asked, was_asked) = mpsc::unbounded_channel();
+    let server = Raw::new(move |mut stream| {
+        let (asked, said) = (asked.clone(), what(connections.fetch_add(1, Ordering::SeqCst)));
+        async move {
+            read_request(&mut stream).await;
+            stream.write_all(&[grpc_head(&[]), said].concat()).await.expect("sent");
+            asked.send(()).expect("the test listens");
+            wait_for_end(&mut stream).await;
+        }
+    });
+    (server.await, was_asked)
+}
+
 /// Connections come and go in real time; what is waited for between them is skipped.
 async fn pass(span: Duration) {
     tokio::time::pause();
@@ -124,20 +141,8 @@ async fn pass(span: Duration) {
 
 #[tokio::test]
 async fn a_server_that_cannot_be_watched_is_left_alone_for_an_hour() {
-    let connections = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&connections);
-    let (asked, mut was_asked) = mpsc::unbounded_channel();
-    let server = Raw::new(move |mut stream| {
-        let (asked, first) = (asked.clone(), count.fetch_add(1, Ordering::SeqCst) == 0);
-        async move {
-            read_request(&mut stream).await;
-            let answer = if first { trailers(&[("grpc-status", b"12")]) } else { serving() };
-            stream.write_all(&[grpc_head(&[]), answer].concat()).await.expect("sent");
-            asked.send(()).expect("the test listens");
-            wait_for_end(&mut stream).await;
-        }
-    })
-    .await;
+    let (server, mut was_asked) =
+        saying(|nth| if nth == 0 { trailers(&[("grpc-status", b"12")]) } else { serving() }).await;
     let (tell, mut changes) = mpsc::unbounded_channel();
     let (prober, url) = (prober(), server.url());
     let story = async {
@@ -157,21 +162,7 @@ async fn a_server_that_cannot_be_watched_is_left_alone_for_an_hour() {
 
 #[tokio::test]
 async fn a_stream_that_has_been_silent_for_long_is_opened_anew_and_is_news_only_if_that_shows_another_status() {
-    let connections = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&connections);
-    let (asked, mut was_asked) = mpsc::unbounded_channel();
-    // Each connection says one thing, and then it is as if it led nowhere.
-    let server = Raw::new(move |mut stream| {
-        let (asked, nth) = (asked.clone(), count.fetch_add(1, Ordering::SeqCst));
-        async move {
-            read_request(&mut stream).await;
-            let status = if nth < 2 { serving() } else { message(0, 2, &[8, 2]) };
-            stream.write_all(&[grpc_head(&[]), status].concat()).await.expect("sent");
-            asked.send(()).expect("the test listens");
-            wait_for_end(&mut stream).await;
-        }
-    })
-    .await;
+    let (server, mut was_asked) = saying(|nth| if nth < 2 { serving() } else { message(0, 2, &[8, 2]) }).await;
     let (tell, mut changes) = mpsc::unbounded_channel();
     let (prober, url) = (prober(), server.url());
     let story = async {

@@ -2,8 +2,7 @@
 //! test runs itself once more in a network namespace (`unshare`), with a router if need be. That
 //! needs root, or user namespaces; a test that cannot have them fails and says so.
 
-use std::process::Command;
-
+use healthmon_adapters::servers::run_alone;
 use healthmon_core::probe::{FailReason, IndeterminateReason, Outcome};
 use serde_json::json;
 
@@ -27,18 +26,7 @@ const UNPRIVILEGED: &str = "setpriv --bounding-set=-net_raw --inh-caps=-net_raw 
 
 /// Runs the ignored test `name` in a network of its own, set up by `setup`, by way of `prefix`.
 fn alone(setup: &[&str], prefix: &str, name: &str) {
-    let me = std::env::current_exe().expect("this test has a path");
-    let setup = setup.join(" && ");
-    let script = format!("ip link set lo up && {setup} && exec {prefix} \"$0\" --exact alone::{name} --ignored");
-    let mut command = Command::new("unshare");
-    if !std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0) {
-        command.args(["--user", "--map-root-user"]);
-    }
-    let output = command.args(["--net", "--mount", "sh", "-c", &script]).arg(me).output();
-    let output = output.expect("unshare, of Debian's package util-linux");
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "in a network of its own (it needs root or user namespaces): {said}");
-    assert!(said.contains("1 passed"), "{said}");
+    run_alone(setup, prefix, &format!("alone::{name}")).unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]

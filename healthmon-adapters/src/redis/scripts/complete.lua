@@ -28,15 +28,6 @@ if stored > 0 then
   end
 end
 
-local function ones(mask)
-  local count = 0
-  while mask > 0 do
-    mask = bit.band(mask, mask - 1)
-    count = count + 1
-  end
-  return count
-end
-
 -- What is done of bundles of one region, many of them together: a command costs more than what it does here.
 local done = 0
 local function settle(region, of)
@@ -49,7 +40,7 @@ local function settle(region, of)
       if rest == 0 then
         gone[#gone + 1] = id
       elseif rest ~= before then
-        left[#left + 1], left[#left + 2] = id, string.format('%.0f', rest)
+        left[#left + 1], left[#left + 2] = id, text(rest)
       end
       done = done + ones(before - rest)
     else
@@ -57,8 +48,7 @@ local function settle(region, of)
       local named = of.named[n]
       for i = 1, #named / 17 do
         local name = string.sub(named, 17 * i - 16, 17 * i)
-        local late = base .. ':late:' .. region .. ':'
-          .. string.format('%.0f', math.floor(struct.unpack('>i8', name) / 30000))
+        local late = late_of(region, name)
         call('SADD', late, name)
         call('EXPIRE', late, 600)
       end

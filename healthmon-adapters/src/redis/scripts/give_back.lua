@@ -13,11 +13,8 @@ for at = 1, #ARGV, 4 do
     local rest = bit.band(had, bit.bnot(places))
     local given = had - rest
     if given > 0 then
-      call('XADD', key, '*', 'b', entry[2][2], 'm', string.format('%.0f', given), 'd', before)
-      while given > 0 do
-        given = bit.band(given, given - 1)
-        back = back + 1
-      end
+      call('XADD', key, '*', 'b', entry[2][2], 'm', text(given), 'd', before)
+      back = back + ones(given)
       call('PUBLISH', base .. ':wake', 'p:' .. region)
     end
     if rest == 0 then
@@ -25,7 +22,7 @@ for at = 1, #ARGV, 4 do
       call('XDEL', key, id)
       call('HDEL', with, id)
     else
-      call('HSET', with, id, string.format('%.0f', rest))
+      call('HSET', with, id, text(rest))
     end
   end
 end

@@ -17,33 +17,20 @@ local out, back, taken, strange, more = {}, 0, 0, 0, 0
 -- was handed out before; only the first of one that is not ours.
 local function read(entry)
   local fields = entry[2]
-  local bundle = fields[2]
-  if fields[1] ~= 'b' or type(bundle) ~= 'string' or #bundle <= 22 then return bundle or '' end
-  local probes, start_by, timeout = struct.unpack('>I2i8I4', bundle)
-  if probes < 1 or probes > 16 or #bundle <= 22 + 25 * probes then return bundle end
-  if not fields[3] then return bundle, 2 ^ probes - 1, start_by, timeout, 0 end
-  local mask = fields[3] == 'm' and tonumber(fields[4])
-  if not (mask and mask >= 1 and mask < 2 ^ probes and mask % 1 == 0) then return bundle end
-  -- The others of the bundle may be long over.
-  start_by = nil
-  for place = 0, probes - 1 do
-    if bit.band(mask, 2 ^ place) ~= 0 then
-      local own = struct.unpack('>i8', bundle, 40 + 25 * place)
-      if not start_by or own < start_by then start_by = own end
+  local bundle, mask = fields[2], mask_of(fields)
+  if not mask then return bundle or '' end
+  local _, start_by, timeout = struct.unpack('>I2i8I4', bundle)
+  if fields[3] then
+    -- The others of the bundle may be long over.
+    start_by = nil
+    for place = 0, 15 do
+      if bit.band(mask, 2 ^ place) ~= 0 then
+        local own = struct.unpack('>i8', bundle, 40 + 25 * place)
+        if not start_by or own < start_by then start_by = own end
+      end
     end
   end
   return bundle, mask, start_by, timeout, tonumber(fields[6]) or 0
-end
-
-local function number(mask) return string.format('%.0f', mask) end
-
-local function ones(mask)
-  local count = 0
-  while mask > 0 do
-    mask = bit.band(mask, mask - 1)
-    count = count + 1
-  end
-  return count
 end
 
 local function forget(id)
@@ -53,13 +40,13 @@ local function forget(id)
 end
 
 local function put_back(bundle, mask, before)
-  call('XADD', key, '*', 'b', bundle, 'm', number(mask), 'd', before)
+  call('XADD', key, '*', 'b', bundle, 'm', text(mask), 'd', before)
   back = back + ones(mask)
 end
 
 -- A mask of nothing: it cannot be read, and counts as one.
 local function give_up(id, before, bundle, mask)
-  call('HSET', with, id, number(math.max(mask, 1)))
+  call('HSET', with, id, text(math.max(mask, 1)))
   out[#out + 1] = { id, before, bundle, mask }
   room = room - 1
 end
