@@ -118,7 +118,8 @@ impl Default for Dialer {
 
 impl Dialer {
     /// How many lookups may go on at once, unless said otherwise. As many again may go on of names
-    /// whose lookup hangs, so that those leave room for the others.
+    /// whose lookup hangs, so that those leave room for the others; and a quarter of names of one domain
+    /// (those that end with the same two labels), so that no domain takes all.
     pub const LOOKUPS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
     /// How many addresses of one host are tried at most.
     pub const ADDRESSES: usize = 8;
@@ -133,6 +134,15 @@ impl Dialer {
     #[must_use]
     pub fn with_resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
         self.resolver = resolver;
+        self
+    }
+
+    /// This dialer with places kept for the lookups of these names, whatever else is looked up: of those that
+    /// must be found when many others hang, such as the canary's. To be called after
+    /// [`with_lookups`](Self::with_lookups).
+    #[must_use]
+    pub fn with_places_kept_for(mut self, names: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        names.into_iter().for_each(|name| self.lookups.keep(name.as_ref()));
         self
     }
 
@@ -234,10 +244,10 @@ impl Dialer {
             None => {
                 progress.stage = Stage::LookupQueue;
                 let turn = self.lookups.turn(name).await;
-                let turn = turn.map_err(|error| lookup_error(name, ResolveError::Exhausted(error.to_string())))?;
+                let (turn, permit) =
+                    turn.map_err(|error| lookup_error(name, ResolveError::Exhausted(error.to_string())))?;
                 progress.stage = Stage::Lookup;
-                let lookup = self.resolver.resolve(name, turn.permit());
-                turn.take(lookup).await
+                turn.take(self.resolver.resolve(name, permit)).await
             }
         };
         add(&mut progress.phases.dns_us, begun.elapsed());

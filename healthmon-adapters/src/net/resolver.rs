@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, ToSocketAddrs},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use async_trait::async_trait;
@@ -17,17 +17,28 @@ use tokio::sync::{
 ///
 /// Whoever resolves keeps it for as long as the lookup occupies anything, also when the caller
 /// has long gone.
-#[derive(Debug, Clone)]
-pub struct LookupPermit(Arc<Mutex<OwnedSemaphorePermit>>);
+#[derive(Debug)]
+pub struct LookupPermit(#[expect(dead_code, reason = "held, not read")] Arc<Place>);
+
+/// The place that a lookup takes among all, and the share of its domain.
+#[derive(Debug)]
+pub(super) struct Place {
+    room: Mutex<OwnedSemaphorePermit>,
+    _share: Option<OwnedSemaphorePermit>,
+}
 
 impl LookupPermit {
-    pub(super) fn new(place: OwnedSemaphorePermit) -> Self {
-        Self(Arc::new(Mutex::new(place)))
+    pub(super) fn new(room: OwnedSemaphorePermit, share: Option<OwnedSemaphorePermit>) -> (Self, Weak<Place>) {
+        let place = Arc::new(Place { room: Mutex::new(room), _share: share });
+        let weak = Arc::downgrade(&place);
+        (Self(place), weak)
     }
+}
 
-    /// Gives the place back that it holds, for another.
-    pub(super) fn exchange(&self, place: OwnedSemaphorePermit) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = place;
+impl Place {
+    /// Gives the room back that it holds, for another.
+    pub(super) fn exchange(&self, room: OwnedSemaphorePermit) {
+        *self.room.lock().unwrap_or_else(PoisonError::into_inner) = room;
     }
 }
 

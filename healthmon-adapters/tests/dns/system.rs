@@ -76,7 +76,7 @@ async fn inside_with_a_name_server_that_hangs() {
     while begun.elapsed() < PATIENCE / 2 {
         let hung = join_all((0..4 * HUNG).map(|n| async move {
             let begun = Instant::now();
-            let seen = see_within(prober, &format!("http://hung{}.test/", n % HUNG), SHORT, json!({})).await;
+            let seen = see_within(prober, &format!("http://hung.n{}.test/", n % HUNG), SHORT, json!({})).await;
             (begun.elapsed(), seen)
         }));
         let (hung, other) = tokio::join!(hung, see_within(prober, &good, SHORT, json!({})));

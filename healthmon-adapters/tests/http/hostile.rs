@@ -328,7 +328,7 @@ async fn names_whose_lookup_hangs_leave_room_for_others() {
     let prober = &prober_with(Dialer::new(policy).with_resolver(Arc::new(Stuck)).with_lookups(lookups));
     let server = Server::answering(|_| OK.to_vec()).await;
     let good = format!("http://good.test:{}/", server.address.port());
-    let hung: Vec<String> = (0..4).map(|n| format!("http://hung{n}.test/")).collect();
+    let hung: Vec<String> = (0..4).map(|n| format!("http://hung.n{n}.test/")).collect();
     let all = &|times: usize, timeout| {
         futures_util::future::join_all(hung.iter().cycle().take(4 * times).map(move |url| {
             let probe = probe_of(settings(url, timeout, &json!({})));
@@ -349,6 +349,50 @@ async fn names_whose_lookup_hangs_leave_room_for_others() {
         let waiting = Outcome::Indeterminate(IndeterminateReason::Internal);
         assert!(again.iter().all(|seen| seen.outcome == waiting), "{again:?}");
         assert!(others.iter().all(|seen| seen.outcome == Outcome::Pass), "{others:?}");
+    }
+}
+
+#[tokio::test]
+async fn sec_ever_new_names_of_a_domain_that_hangs_take_a_quarter_of_the_lookups() {
+    let lookups = std::num::NonZeroUsize::new(8).expect("not zero");
+    let policy = AddressPolicy::new(Loopback::Allowed);
+    let prober = &prober_with(Dialer::new(policy).with_resolver(Arc::new(Stuck)).with_lookups(lookups));
+    let server = Server::answering(|_| OK.to_vec()).await;
+    let good = format!("http://good.test:{}/", server.address.port());
+    for round in 0..3 {
+        let hostile = futures_util::future::join_all((0..40).map(|n| {
+            let probe = probe_of(settings(&format!("http://hung{round}-{n}.evil.test/"), SHORT, &json!({})));
+            async move { prober.probe(&probe).await }
+        }));
+        let (hostile, other) = tokio::join!(hostile, see_within(prober, &good, SHORT, json!({})));
+        assert!(hostile.iter().all(|seen| seen.outcome != Outcome::Pass));
+        assert_eq!(other.outcome, Outcome::Pass, "round {round}: {other:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_for_which_places_are_kept_is_found_when_all_lookups_hang() {
+    let lookups = std::num::NonZeroUsize::new(2).expect("not zero");
+    let policy = AddressPolicy::new(Loopback::Allowed);
+    let dialer = Dialer::new(policy).with_resolver(Arc::new(Stuck)).with_lookups(lookups);
+    let prober = &prober_with(dialer.with_places_kept_for(["canary.test"]));
+    let server = Server::answering(|_| OK.to_vec()).await;
+    let [kept, good] = ["Canary.test.", "good.org"].map(|name| format!("http://{name}:{}/", server.address.port()));
+    let hung = futures_util::future::join_all((0..40).map(|n| {
+        let probe = probe_of(settings(&format!("http://hung.n{n}.test/"), PATIENCE, &json!({})));
+        async move { prober.probe(&probe).await }
+    }));
+    let story = async {
+        // Until they have taken all there is, in both rooms.
+        tokio::time::sleep(SHORT * 5).await;
+        let waiting = see_within(prober, &good, SHORT, json!({})).await;
+        assert_eq!(waiting.outcome, Outcome::Indeterminate(IndeterminateReason::Internal), "{waiting:?}");
+        let canary = see_within(prober, &kept, SHORT, json!({})).await;
+        assert_eq!(canary.outcome, Outcome::Pass, "{canary:?}");
+    };
+    tokio::select! {
+        () = story => {}
+        _ = hung => panic!("they hang longer than that"),
     }
 }
 

@@ -52,7 +52,8 @@ impl ProbingSettings {
     /// # Errors
     /// When there are too many name servers.
     pub fn dialer(&self, policy: AddressPolicy) -> Result<Dialer, NameServersError> {
-        let dialer = Dialer::new(policy);
+        let canary = self.canary.iter().filter_map(|target| target.url().host_str().map(str::to_owned));
+        let dialer = Dialer::new(policy).with_places_kept_for(canary);
         if self.resolver.is_empty() {
             return Ok(dialer);
         }

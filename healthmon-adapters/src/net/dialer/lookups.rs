@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::net::LookupPermit;
+use crate::net::{LookupPermit, resolver::Place};
 
 /// A lookup that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(1);
@@ -20,25 +20,45 @@ const HANGS: Duration = Duration::from_secs(1);
 const REMEMBERED: Duration = Duration::from_mins(5);
 /// Of how many names that is remembered.
 const NAMES: usize = 4_096;
+/// Names of one domain take one of so many places at most.
+const SHARE: usize = 4;
+/// So many lookups go on at once of a name for which places are kept.
+const KEPT: usize = 4;
+/// With more domains than these those of which nothing is looked up any more are forgotten.
+const DOMAINS: usize = 1_024;
 
 /// Room for as many lookups as there may be, and for as many again of names whose lookup hangs.
 ///
 /// A lookup that begins to hang moves from one room to the other, if there is place, and the next of
 /// that name begins in the other one. So dead name servers hold up other names for a second when
 /// they die, and not at all from then on; only while more names begin to hang at once than fit into
-/// both do the others wait until some of those lookups have ended.
+/// both do the others wait until some of those lookups have ended. Names of one domain never fill
+/// either room: whoever redirects to ever new names of a domain that hangs takes a quarter.
 pub(super) struct Lookups {
     usual: Arc<Semaphore>,
     hanging: Arc<Semaphore>,
+    /// How many places the names of one domain may take.
+    share: usize,
+    /// What is left of that to each domain of which something is looked up.
+    domains: Mutex<Domains>,
+    /// Places of names that have their own.
+    kept: HashMap<Box<str>, Arc<Semaphore>>,
     /// Names whose last lookup hung, and when.
     hung: Mutex<HashMap<Box<str>, Instant>>,
+}
+
+struct Domains {
+    shares: HashMap<Box<str>, Weak<Semaphore>>,
+    /// With so many it is seen which of them are over.
+    most: usize,
 }
 
 /// The right to look one name up.
 pub(super) struct Turn<'a> {
     lookups: &'a Lookups,
     name: &'a str,
-    permit: LookupPermit,
+    /// The place, for as long as the lookup has it.
+    place: Weak<Place>,
     room: Room,
     begun: Instant,
     /// Whether it came to an end in time.
@@ -49,12 +69,37 @@ pub(super) struct Turn<'a> {
 enum Room {
     Usual,
     Hanging,
+    /// Of this name alone.
+    Own,
 }
 
 impl Lookups {
     pub(super) fn new(most: usize) -> Self {
         let [usual, hanging] = [0; 2].map(|_| Arc::new(Semaphore::new(most)));
-        Self { usual, hanging, hung: Mutex::default() }
+        let domains = Mutex::new(Domains { shares: HashMap::new(), most: DOMAINS });
+        Self { usual, hanging, share: most.div_ceil(SHARE), domains, kept: HashMap::new(), hung: Mutex::default() }
+    }
+
+    /// Keeps places for `name` alone.
+    pub(super) fn keep(&mut self, name: &str) {
+        self.kept.insert(plain(name).into(), Arc::new(Semaphore::new(KEPT)));
+    }
+
+    /// What is left to the domain of `name`, the same semaphore for all who wait for it.
+    fn share_of(&self, name: &str) -> Arc<Semaphore> {
+        let domain = domain_of(name);
+        // Nothing panics while it is held.
+        let mut domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = domains.shares.get(domain.as_str()).and_then(Weak::upgrade) {
+            return share;
+        }
+        if domains.shares.len() >= domains.most {
+            domains.shares.retain(|_, share| share.strong_count() > 0);
+            domains.most = DOMAINS.max(2 * domains.shares.len());
+        }
+        let share = Arc::new(Semaphore::new(self.share));
+        domains.shares.insert(domain.into(), Arc::downgrade(&share));
+        share
     }
 
     /// Nothing here panics while it holds the lock.
@@ -62,21 +107,36 @@ impl Lookups {
         self.hung.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `name` may be looked up.
-    pub(super) async fn turn<'a>(&'a self, name: &'a str) -> Result<Turn<'a>, AcquireError> {
-        let hung = self.hung().get(name).is_some_and(|at| at.elapsed() < REMEMBERED);
-        let (room, semaphore) = if hung { (Room::Hanging, &self.hanging) } else { (Room::Usual, &self.usual) };
-        let permit = LookupPermit::new(Arc::clone(semaphore).acquire_owned().await?);
-        Ok(Turn { lookups: self, name, permit, room, begun: Instant::now(), ended: false })
+    /// Waits until `name` may be looked up; what comes with it the lookup holds for as long as it
+    /// occupies anything.
+    pub(super) async fn turn<'a>(&'a self, name: &'a str) -> Result<(Turn<'a>, LookupPermit), AcquireError> {
+        let (share, room, semaphore) = if let Some(own) = self.kept.get(plain(name).as_str()) {
+            (None, Room::Own, own)
+        } else {
+            let share = self.share_of(name).acquire_owned().await?;
+            let hung = self.hung().get(name).is_some_and(|at| at.elapsed() < REMEMBERED);
+            let (room, semaphore) = if hung { (Room::Hanging, &self.hanging) } else { (Room::Usual, &self.usual) };
+            (Some(share), room, semaphore)
+        };
+        let (permit, place) = LookupPermit::new(Arc::clone(semaphore).acquire_owned().await?, share);
+        Ok((Turn { lookups: self, name, place, room, begun: Instant::now(), ended: false }, permit))
     }
 }
 
-impl Turn<'_> {
-    /// What the lookup holds for as long as it occupies anything.
-    pub(super) fn permit(&self) -> LookupPermit {
-        self.permit.clone()
-    }
+/// A name as all write it.
+fn plain(name: &str) -> String {
+    name.trim_end_matches('.').to_ascii_lowercase()
+}
 
+/// The last two labels of a name: who has that domain has all below it, or it is one like `co.uk`, whose
+/// names then share what only matters where many of them hang.
+fn domain_of(name: &str) -> String {
+    let name = plain(name);
+    let before = name.rmatch_indices('.').nth(1).map_or(0, |(at, _)| at + 1);
+    name[before..].to_owned()
+}
+
+impl Turn<'_> {
     /// Waits for the lookup.
     pub(super) async fn take<F: Future>(mut self, lookup: F) -> F::Output {
         let mut lookup = pin!(lookup);
@@ -94,6 +154,9 @@ impl Turn<'_> {
 
     /// Remembers that it hangs, and makes room.
     fn hangs(&mut self) {
+        if self.room == Room::Own {
+            return;
+        }
         let now = Instant::now();
         let mut hung = self.lookups.hung();
         if hung.len() >= NAMES {
@@ -104,9 +167,10 @@ impl Turn<'_> {
         }
         drop(hung);
         if self.room == Room::Usual
-            && let Ok(place) = Arc::clone(&self.lookups.hanging).try_acquire_owned()
+            && let Some(place) = self.place.upgrade()
+            && let Ok(other) = Arc::clone(&self.lookups.hanging).try_acquire_owned()
         {
-            self.permit.exchange(place);
+            place.exchange(other);
             self.room = Room::Hanging;
         }
     }
@@ -119,5 +183,31 @@ impl Drop for Turn<'_> {
         if !self.ended && self.begun.elapsed() >= HANGS / 2 {
             self.hangs();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_the_last_two_labels() {
+        for (name, domain) in
+            [("a.b.example.org", "example.org"), ("Example.ORG.", "example.org"), ("host", "host"), ("", ""), (".", "")]
+        {
+            assert_eq!(domain_of(name), domain, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn domains_of_which_nothing_is_looked_up_are_forgotten() {
+        let lookups = Lookups::new(4);
+        let (_turn, permit) = lookups.turn("held.example.org").await.expect("a place");
+        for n in 0..3 * DOMAINS {
+            drop(lookups.turn(&format!("www.n{n}.test")).await.expect("a place"));
+        }
+        let domains = lookups.domains.lock().expect("nothing panics");
+        assert!(domains.shares.len() <= DOMAINS, "{}", domains.shares.len());
+        assert!(domains.shares["example.org"].strong_count() > 0, "held by {permit:?}");
     }
 }
