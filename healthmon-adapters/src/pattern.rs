@@ -12,6 +12,8 @@ use crate::expression;
 const TEXT_LIMIT: usize = 4 * 1024;
 /// The longest regular expression, in bytes.
 const REGEX_LIMIT: usize = 1024;
+/// The longest text that is searched at once, in KiB.
+const TEXT_KIB: usize = 64;
 /// What a regular expression's search may take, in bytes.
 const SEARCH_LIMIT: usize = 256 * 1024;
 
@@ -31,7 +33,6 @@ enum Kind {
     Regex {
         regex: Regex,
         /// What it is compiled to.
-        #[cfg_attr(not(feature = "tcp"), expect(dead_code, reason = "one pattern is never too many"))]
         kib: usize,
     },
 }
@@ -45,6 +46,29 @@ pub(crate) enum Found {
     NotYet,
     /// It is not, whatever may come.
     Never,
+}
+
+/// What one probe may still spend on searches that may take long: as much as that of the longest text
+/// for as much as may be compiled.
+#[derive(Debug)]
+pub(crate) struct Effort {
+    /// Bytes of text times KiB of expression.
+    left: usize,
+}
+
+impl Default for Effort {
+    fn default() -> Self {
+        Self { left: TEXT_KIB * 1024 * expression::SUM_LIMIT }
+    }
+}
+
+impl Effort {
+    /// Whether there is enough left to search `seen` for `pattern`; if so, it is spent.
+    pub(crate) fn spend(&mut self, pattern: &Pattern, seen: &[u8]) -> bool {
+        let left = self.left.checked_sub(seen.len().saturating_mul(pattern.kib()));
+        self.left = left.unwrap_or(self.left);
+        left.is_some()
+    }
 }
 
 impl Pattern {
@@ -121,7 +145,6 @@ impl Pattern {
     }
 
     /// What it is compiled to.
-    #[cfg(feature = "tcp")]
     pub(crate) const fn kib(&self) -> usize {
         match self.kind {
             Kind::Regex { kib, .. } => kib,
@@ -204,6 +227,21 @@ mod tests {
         assert_eq!(pattern(json!({"prefix": "+OK"})).find(b"-", 0), Found::Never);
         assert_eq!(pattern(json!({"contains": "+OK"})).find(b"-ERR no\r\n", 0), Found::NotYet);
         assert_eq!(pattern(json!({"regex": "^\\+OK"})).find(b"-ERR no\r\n", 0), Found::NotYet);
+    }
+
+    #[test]
+    fn sec_what_one_probe_spends_on_searches_is_bounded() {
+        let (small, large) = (pattern(json!({"regex": "^ok"})), pattern(json!({"regex": r"\w+!"})));
+        let mut effort = Effort::default();
+        assert!((0..16).all(|_| effort.spend(&small, &[0; 64 * 1024])), "a mebibyte for what is usual");
+        let mut effort = Effort::default();
+        assert!(effort.spend(&large, &[0; 64 * 1024]), "the longest text once, whatever the expression");
+        assert!(!effort.spend(&large, &[0; 64 * 1024]));
+        assert!(effort.spend(&large, &[0; 1024]), "what is refused is not spent");
+        assert!(
+            (0..1_000).all(|_| effort.spend(&pattern(json!("text")), &[0; 64 * 1024])),
+            "a text costs next to nothing"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::payload::{Encoding, Payload};
 use crate::{
     expression,
     net::{Progress, Stage, attempt::Fault, progress::add},
-    pattern::{Found, Pattern},
+    pattern::{Effort, Found, Pattern},
     secrets::{SecretRef, Secrets},
 };
 
@@ -94,7 +94,7 @@ impl Dialogue {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut inbox = Inbox { seen: Vec::new(), received: 0, begun: Instant::now() };
+        let mut inbox = Inbox { seen: Vec::new(), received: 0, begun: Instant::now(), effort: Effort::default() };
         progress.stage = Stage::Answer;
         for (at, step) in self.0.iter().enumerate() {
             if let Some(payload) = &step.send {
@@ -153,6 +153,8 @@ struct Inbox {
     /// Bytes in all.
     received: usize,
     begun: Instant,
+    /// For judging what is not all yet; when it is spent, what comes is judged when no more will.
+    effort: Effort,
 }
 
 impl Inbox {
@@ -167,9 +169,10 @@ impl Inbox {
     ) -> Result<Option<String>, Fault> {
         let (mut judged, mut judgements) = (0, 0u32);
         loop {
-            let grown = self.seen.len() - judged >= judged / 2 || self.seen.len() >= READ_LIMIT;
+            let full = self.seen.len() >= READ_LIMIT;
+            let grown = self.seen.len() - judged >= judged / 2 || full;
             let few = judgements < JUDGED_EACH && self.seen.len() <= JUDGED_WHOLE;
-            if grown || few || !pattern.rereads() {
+            if (grown || few || !pattern.rereads()) && (full || self.effort.spend(pattern, &self.seen)) {
                 judgements = judgements.saturating_add(1);
                 match pattern.find(&self.seen, judged) {
                     Found::Until(end) => {
@@ -180,7 +183,7 @@ impl Inbox {
                     Found::NotYet => judged = self.seen.len(),
                 }
             }
-            if self.seen.len() >= READ_LIMIT {
+            if full {
                 return Ok(Some(format!("{READ_LIMIT} bytes without it")));
             }
             let last_word = deadline.checked_sub(LAST_WORD).unwrap_or(deadline);

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     net::{Progress, attempt::Fault},
-    pattern::{Found, Pattern},
+    pattern::{Effort, Found, Pattern},
 };
 
 /// So long before the deadline it is told what came instead; the deadline itself would drop that.
@@ -39,7 +39,7 @@ pub(super) async fn hold(
     deadline: Instant,
     progress: &mut Progress,
 ) -> Result<(), Fault> {
-    let mut awaited = Awaited { pong: None, message: settings.expect.as_ref(), messages: 0 };
+    let mut awaited = Awaited { pong: None, message: settings.expect.as_ref(), messages: 0, effort: Effort::default() };
     if let Some(ping) = &settings.ping {
         // What is in it is hard to guess, so that only an answer to this one counts.
         let payload = Bytes::from(generate_key());
@@ -60,6 +60,7 @@ struct Awaited<'a> {
     message: Option<&'a Pattern>,
     /// How many messages came.
     messages: usize,
+    effort: Effort,
 }
 
 struct Pong {
@@ -103,6 +104,17 @@ impl Awaited<'_> {
     fn hear(&mut self, message: &[u8], progress: &mut Progress) {
         self.messages += 1;
         let Some(pattern) = self.message else { return };
+        if !self.effort.spend(pattern, message) {
+            let Some(pattern) = self.message.take() else { return };
+            progress.assertions.note("message", Held::Failed, FailReason::Assertion, || {
+                let searched = self.messages - 1;
+                (
+                    pattern.to_string(),
+                    format!("{searched} messages without it, and more than is searched for so large an expression"),
+                )
+            });
+            return;
+        }
         if let Found::Until(_) = pattern.find(message, 0) {
             self.message = None;
             progress

@@ -108,6 +108,24 @@ async fn sec_single_bytes_do_not_make_a_regular_expression_search_everything_for
 }
 
 #[tokio::test]
+async fn what_comes_in_many_pieces_is_found_at_the_end_even_where_searching_it_costs_much() {
+    let server = Server::raw(|mut stream| async move {
+        stream.set_nodelay(true).expect("a socket");
+        // Each is judged, and then all that may be spent on that is spent.
+        for _ in 0..60 {
+            stream.write_all(&[b'a'; 64]).await.ok();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        stream.write_all(&[b'a'; 50_000]).await.ok();
+        stream.write_all(b" found!").await.ok();
+    })
+    .await;
+    let options = json!({"tcp": {"expect": {"regex": r"\w+!"}}});
+    let seen = see_within(&*plain(), &format!("tcp://{}", server.address), PATIENCE, &options).await;
+    assert_eq!(seen.outcome, Outcome::Pass, "{seen:?}");
+}
+
+#[tokio::test]
 async fn sec_memory_stays_flat_under_fifty_hostile_peers_at_once() {
     const GROWTH_KB: u64 = 48 * 1024;
     let prober = plain();

@@ -70,6 +70,24 @@ async fn sec_every_hostile_peer_gets_the_right_outcome_on_time() {
 }
 
 #[tokio::test]
+async fn sec_no_more_is_searched_for_a_large_expression_than_one_long_message() {
+    // Sixteen such messages may come; each took most of a second where its text was the worst there is.
+    let mut message = vec![0x81, 126, 0x80, 0];
+    message.resize(4 + 0x8000, b'a');
+    let message: &'static [u8] = message.leak();
+    let server = sending(b"", message).await;
+    for (regex, told) in [
+        (r"\w+!", "3 messages without it, and more than is searched for so large an expression"),
+        ("^b", "messages without it within 1048576 bytes"),
+    ] {
+        let options = json!({"websocket": {"expect": {"regex": regex}}});
+        let seen = see_within(&prober(), &format!("ws://{}/", server.address), PATIENCE * 3, &options).await;
+        assert_eq!(seen.outcome, Outcome::Fail(FailReason::Assertion), "{seen:?}");
+        assert!(detail(&seen).contains(told), "{seen:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_peer_that_hangs_up_without_a_word_is_told_so() {
     let server = Server::raw(|mut stream| async move {
         let Some(request) = read_head(&mut stream).await else { return };

@@ -96,7 +96,7 @@ pub(crate) async fn sending(once: &'static [u8], again: &'static [u8]) -> Server
         if stream.write_all(&consent(&request, "")).await.is_err() || stream.write_all(once).await.is_err() {
             return;
         }
-        let again = again.repeat(4_096 / again.len().max(1));
+        let again = again.repeat(4_096usize.div_ceil(again.len().max(1)));
         while !again.is_empty() && stream.write_all(&again).await.is_ok() {}
         wait_for_end(&mut stream).await;
     })
