@@ -119,7 +119,12 @@ impl Metadata {
             }
             match (key, sent(key, secret.expose()).map_err(|problem| unusable(&problem))?) {
                 (Key::Text(key), Sent::Text(value)) => drop(sending.insert(key.clone(), value)),
-                (Key::Binary(key), Sent::Binary(value)) => drop(sending.insert_bin(key.clone(), value)),
+                (Key::Binary(key), Sent::Binary(value)) => {
+                    if let Ok(bytes) = value.to_bytes() {
+                        redactor.hide_bytes(&bytes);
+                    }
+                    sending.insert_bin(key.clone(), value);
+                }
                 _ => return Err(unusable(&"is of the other kind")),
             }
             redactor.hide(secret.expose());

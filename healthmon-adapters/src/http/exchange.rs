@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{
     HttpProber,
-    auth::{Auth, Client, Grant, Source},
+    auth::{Client, Grant, Source},
     body,
     expect::Redact,
     link::{self, Link},
@@ -62,12 +62,13 @@ impl<'a> Exchange<'a> {
     fn redactor(&self) -> Redactor {
         let mut redactor = Redactor::default();
         self.sent.hide(self.settings, &mut redactor);
-        let proxy = self.settings.route.proxy().and_then(|proxy| proxy.password());
-        for secret in self.settings.auth.as_ref().map(Auth::secret).into_iter().chain(proxy) {
-            // One that cannot be had was not sent.
-            if let Ok(revealed) = self.prober.connector.secrets.reveal(secret) {
-                redactor.hide(revealed.expose());
-            }
+        let secrets = &self.prober.connector.secrets;
+        // One that cannot be had was not sent.
+        if let Some(Ok(revealed)) = self.settings.auth.as_ref().map(|auth| secrets.reveal(auth.secret())) {
+            redactor.hide(revealed.expose());
+        }
+        if let Some(Ok(Some(value))) = self.settings.route.proxy().map(|proxy| proxy.authorization(secrets)) {
+            redactor.hide_authorization(&String::from_utf8_lossy(value.as_bytes()));
         }
         redactor
     }
@@ -121,7 +122,7 @@ impl<'a> Exchange<'a> {
             Source::Fetched => "fetched",
         };
         progress.learn("token", source);
-        self.sent.headers.to_mut().insert(header::AUTHORIZATION, grant.header.clone());
+        self.sent.former = self.sent.headers.to_mut().insert(header::AUTHORIZATION, grant.header.clone());
         if refused.is_some() {
             // One that others fetched meanwhile is as good as one of our own; it is not tried again.
             grant.source = Source::Fetched;

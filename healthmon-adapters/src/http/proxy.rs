@@ -71,10 +71,6 @@ impl Proxy {
         &self.url
     }
 
-    pub(super) fn password(&self) -> Option<&SecretRef> {
-        self.credentials.as_ref().map(|(_, password)| password)
-    }
-
     /// What is shown to the proxy.
     pub(super) fn authorization(&self, secrets: &Secrets) -> Result<Option<HeaderValue>, Fault> {
         let Some((username, password)) = &self.credentials else { return Ok(None) };

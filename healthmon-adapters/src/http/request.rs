@@ -26,6 +26,8 @@ pub(super) const DECODABLE: HeaderValue = HeaderValue::from_static("gzip, deflat
 pub(super) struct Sent<'a> {
     pub(super) headers: Cow<'a, HeaderMap>,
     pub(super) body: Bytes,
+    /// A token that was sent before the one in the headers.
+    pub(super) former: Option<HeaderValue>,
 }
 
 impl<'a> Sent<'a> {
@@ -50,7 +52,7 @@ impl<'a> Sent<'a> {
             Payload::Plain(body) => body.clone(),
             Payload::Secret(secret) => Bytes::copy_from_slice(secrets.reveal(secret)?.expose().as_bytes()),
         };
-        Ok(Self { headers, body })
+        Ok(Self { headers, body, former: None })
     }
 }
 
@@ -74,8 +76,13 @@ impl Sent<'_> {
         let referred = |name| settings.secret_headers.iter().filter(refers).any(|(known, _)| known == name);
         for (name, value) in &*self.headers {
             if !WORDS.contains(name) || referred(name) {
-                redactor.hide(&String::from_utf8_lossy(value.as_bytes()));
+                let value = String::from_utf8_lossy(value.as_bytes());
+                let of_user = [header::AUTHORIZATION, header::PROXY_AUTHORIZATION].contains(name);
+                if of_user { redactor.hide_authorization(&value) } else { redactor.hide(&value) }
             }
+        }
+        if let Some(token) = &self.former {
+            redactor.hide(&String::from_utf8_lossy(token.as_bytes()));
         }
         redactor.hide_document(&String::from_utf8_lossy(&self.body));
     }

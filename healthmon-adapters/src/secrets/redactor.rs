@@ -3,6 +3,12 @@
 use std::{cmp::Reverse, sync::OnceLock};
 
 use aho_corasick::{AhoCorasick, MatchKind};
+#[cfg(any(feature = "http", feature = "grpc"))]
+use base64::{
+    Engine as _,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 
 /// A part of a secret that is shorter than this, in bytes, is not looked for in what a peer says.
 const PART: usize = 6;
@@ -11,8 +17,14 @@ const WHOLE: usize = 3;
 /// Of one secret no more parts than these are looked for, the longest.
 const PARTS: usize = 4_096;
 
+#[cfg(any(feature = "http", feature = "grpc"))]
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 /// What stands before a token, and is none.
-const SCHEME: &str = "bearer";
+const SCHEMES: [&str; 2] = ["bearer", "basic"];
 
 /// Takes what was sent in confidence out of what a peer says: some repeat it. Not `Debug`.
 #[derive(Default)]
@@ -33,6 +45,28 @@ impl Redactor {
         self.hide_all(whole, words.chain(fields).chain(secret.split(separates)));
     }
 
+    /// The same for the value of `authorization`: also what is encoded in it, as whoever reads it finds it.
+    #[cfg(feature = "http")]
+    pub(crate) fn hide_authorization(&mut self, value: &str) {
+        self.hide(value);
+        if let Some(Ok(pair)) = value.trim().rsplit(' ').next().map(|encoded| BASE64.decode(encoded)) {
+            let pair = String::from_utf8_lossy(&pair);
+            self.hide(&pair);
+            if let Some((_, password)) = pair.split_once(':') {
+                self.hide(password);
+            }
+        }
+    }
+
+    /// The same for bytes, however they are written: as text, or in base64 with and without its end.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn hide_bytes(&mut self, bytes: &[u8]) {
+        self.hide(&String::from_utf8_lossy(bytes));
+        let encoded = BASE64.encode(bytes);
+        self.hide(encoded.trim_end_matches('='));
+        self.hide(&encoded);
+    }
+
     /// The same for a text that may have secrets in it, such as a document: also as what reads it finds
     /// them, where it is JSON or a form.
     #[cfg(feature = "http")]
@@ -50,7 +84,8 @@ impl Redactor {
     }
 
     fn hide_all<'a>(&mut self, whole: Option<&str>, parts: impl Iterator<Item = &'a str>) {
-        let is_secret = |part: &&str| part.len() >= PART && !part.eq_ignore_ascii_case(SCHEME);
+        let is_secret =
+            |part: &&str| part.len() >= PART && SCHEMES.iter().all(|scheme| !part.eq_ignore_ascii_case(scheme));
         let mut parts: Vec<&str> = parts.filter(is_secret).collect();
         parts.sort_by(|a, b| (Reverse(a.len()), a).cmp(&(Reverse(b.len()), b)));
         parts.dedup();
@@ -120,6 +155,30 @@ mod tests {
         }
         assert_eq!(redactor.redact("canary-canary (bearer CANARY-canary) abc"), "*** (***) ***");
         assert_eq!(redactor.redact("x é É bearer"), "x é É bearer");
+    }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn sec_what_is_encoded_for_basic_authentication_is_found_however_it_is_repeated() {
+        let mut redactor = Redactor::default();
+        // monitor:canary canary!
+        redactor.hide_authorization("Basic bW9uaXRvcjpjYW5hcnkgY2FuYXJ5IQ==");
+        for said in ["bW9uaXRvcjpjYW5hcnkgY2FuYXJ5IQ", "monitor:canary canary!", "canary canary!", "Canary"] {
+            let shown = redactor.redact(&format!("no basic {said}."));
+            assert!(!shown.to_lowercase().contains("canary") && !shown.contains("Y2FuYXJ5"), "{shown}");
+        }
+        assert_eq!(redactor.redact("basic"), "basic");
+    }
+
+    #[cfg(feature = "grpc")]
+    #[test]
+    fn sec_bytes_are_found_as_text_and_in_base64() {
+        let mut redactor = Redactor::default();
+        redactor.hide_bytes(b"canary-canary\xff");
+        for said in ["Y2FuYXJ5LWNhbmFyef8", "Y2FuYXJ5LWNhbmFyef8=", "canary-canary"] {
+            let shown = redactor.redact(said);
+            assert!(shown.starts_with("***") && shown.len() <= 4, "{said}: {shown}");
+        }
     }
 
     #[cfg(feature = "http")]

@@ -447,6 +447,8 @@ async fn sec_no_secret_is_told_that_a_target_repeats() {
         json!({"headers": {"x-quote": "\\\"Canary-4711", "authorization": "Bearer Canary-4711", "x-number": "47114711"}}),
         json!({"auth": {"basic": {"username": "owner", "password": "Canary-4711"}}, "headers": {"x-number": "47114711"}}),
         json!({"auth": {"bearer": {"token": "Canary-4711"}}, "headers": {"x-number": "47114711"}}),
+        // owner:Canary-4711
+        json!({"headers": {"authorization": "Basic b3duZXI6Q2FuYXJ5LTQ3MTE=", "x-number": "47114711"}}),
         json!({"method": "POST", "body": "{\"a\": \"Canary-4711\", \"b\": 47114711}"}),
     ];
     let expect = json!({
