@@ -134,15 +134,22 @@ impl Pings {
                 _ => None,
             });
         };
-        // One that we did not get round to says nothing of the target.
-        let sent = self.fates.iter().filter(|fate| **fate != Fate::Unsent).count();
+        // One that we did not get round to says nothing of the target, nor does one that went out so late
+        // that as slow an answer as others had could not have come.
+        let now = Instant::now();
+        let told = |fate: &&Fate| match **fate {
+            Fate::Unsent => false,
+            Fate::Sent(at) => now.duration_since(at) >= slowest * 2,
+            Fate::Answered(_) | Fate::Undelivered(_) => true,
+        };
+        let sent = self.fates.iter().filter(told).count();
         let unsent = self.fates.len() - sent;
         let sent = u32::try_from(sent).unwrap_or(u32::MAX);
         let mean = self.answered().sum::<Duration>() / answered;
         add(&mut progress.phases.first_byte_us, first);
         progress.learn("answered", format_args!("{answered} of {sent}"));
         if unsent > 0 {
-            progress.learn("not sent in time", unsent);
+            progress.learn("not sent in time to be answered", unsent);
         }
         let fastest = self.answered().min().unwrap_or(first);
         progress.learn(
@@ -168,11 +175,14 @@ mod tests {
     #[test]
     fn a_ping_that_was_not_sent_is_not_lost() {
         let answered = || Fate::Answered(Duration::from_millis(1));
-        let sent = || Fate::Sent(Instant::now());
+        let sent = || Fate::Sent(Instant::now().checked_sub(Duration::from_millis(2)).expect("the machine runs"));
+        let too_late = || Fate::Sent(Instant::now() + Duration::from_mins(1));
         for (fates, told) in [
             (vec![answered(), Fate::Unsent, Fate::Unsent], None),
             (vec![answered(), answered(), Fate::Unsent], None),
             (vec![answered(), sent(), Fate::Unsent], Some("loss: expected at most 0 %, got 50 % of 2 pings")),
+            (vec![answered(), answered(), too_late()], None),
+            (vec![answered(), sent(), too_late()], Some("loss: expected at most 0 %, got 50 % of 2 pings")),
             (vec![answered(), sent(), sent()], Some("loss: expected at most 0 %, got 66 % of 3 pings")),
         ] {
             let service = json!({"name": "a", "url": "icmp://a.test", "interval": "30s", "expect": {"loss": 0}});
