@@ -8,6 +8,7 @@ mod heartbeats;
 mod log;
 pub(crate) mod metrics;
 mod problem;
+mod query;
 mod reasons;
 mod results;
 mod routes;

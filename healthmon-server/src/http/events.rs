@@ -29,7 +29,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Api, Problem, reasons, services::tag};
+use super::{Api, Problem, query::Parameters, reasons, services::tag};
 use crate::{
     accept::Taken,
     auth::Principal,
@@ -48,7 +48,7 @@ const SNAPSHOT_PAGE: NonZeroUsize = NonZeroUsize::new(500).unwrap();
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// Which entries a client wants, and from where on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Wanted {
     after: Option<Seq>,
     log: Option<String>,
@@ -63,32 +63,22 @@ const KINDS: [&str; 4] = ["transition", "blind", "paused", "maintenance"];
 
 impl Wanted {
     fn read(query: Option<&str>) -> Result<Self, Problem> {
-        let mut wanted = Self::default();
-        for (key, value) in url::form_urlencoded::parse(query.unwrap_or("").as_bytes()) {
-            match &*key {
-                "after" => {
-                    let wrong = |_| Problem::field("after", "must be the seq of the last entry that was seen");
-                    wanted.after = Some(Seq(value.parse().map_err(wrong)?));
-                }
-                "log" => wanted.log = Some(value.into_owned()),
-                "service" => {
-                    wanted.service = Some(value.parse().map_err(|error| Problem::field("service", error))?);
-                }
-                "group" => wanted.group = Some(value.into_owned()),
-                "tag" => wanted.tags.push(tag(&value)),
-                "kinds" => {
-                    for name in value.split(',') {
-                        let wrong = || Problem::field("kinds", format_args!("must be of {}", KINDS.join(", ")));
-                        wanted.kinds.push(KINDS.into_iter().find(|kind| *kind == name).ok_or_else(wrong)?);
-                    }
-                }
-                "reason" => wanted.reason = Some(reasons::read(&value)?),
-                other => {
-                    let known = "must be one of after, log, service, group, tag, kinds, reason";
-                    return Err(Problem::field(other, format_args!("is not a known parameter; {known}")));
-                }
-            }
-        }
+        let single = ["after", "log", "service", "group", "kinds", "reason"];
+        let mut query = Parameters::read(query, &single, &["tag"])?;
+        let kinds = |names: &str| {
+            let kind = |name| KINDS.into_iter().find(|kind| *kind == name);
+            let kinds: Option<Vec<_>> = names.split(',').map(kind).collect();
+            kinds.ok_or_else(|| format!("must be of {}", KINDS.join(", ")))
+        };
+        let mut wanted = Self {
+            after: query.parsed("after", "the seq of the last entry that was seen")?.map(Seq),
+            log: query.text("log"),
+            service: query.with("service", str::parse)?,
+            group: query.text("group"),
+            tags: query.all("tag").iter().map(|text| tag(text)).collect(),
+            kinds: query.with("kinds", kinds)?.unwrap_or_default(),
+            reason: query.with("reason", reasons::read)?,
+        };
         if wanted.kinds.is_empty() {
             wanted.kinds.push("transition");
         }

@@ -2,41 +2,25 @@
 
 use std::num::NonZeroUsize;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, RawQuery, State};
 use healthmon_core::{
     id::{Seq, ServiceId},
     ports::StoreError,
     probe::Reason,
     status::LogEntry,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
-    Api, Problem, reasons,
+    Api, Problem,
+    query::Parameters,
+    reasons,
     services::{Json, LONGEST_PAGE, existing, id, limit},
 };
 
 /// How many pieces of the log are looked through for one page of entries with a certain reason: stores
 /// keep no index of those, and what is asked for may be nowhere.
 const PIECES: usize = 20;
-
-/// What is asked of the whole log.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LogQuery {
-    after: Option<u64>,
-    reason: Option<String>,
-    limit: Option<usize>,
-}
-
-/// What is asked of a service's log.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ServiceLogQuery {
-    before: Option<u64>,
-    reason: Option<String>,
-    limit: Option<usize>,
-}
 
 /// A piece of the log.
 #[derive(Debug, Serialize)]
@@ -97,23 +81,24 @@ impl Whose {
     }
 }
 
-pub(super) async fn list(
-    State(api): State<Api>,
-    query: Result<Query<LogQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<LogPage>, Problem> {
-    let Query(query) = query.map_err(|error| Problem::field("query", error.body_text()))?;
-    let wanted = query.reason.as_deref().map(reasons::read).transpose()?;
-    Whose::All.page(&api, query.after.map(Seq), wanted, limit(query.limit)?).await.map(Json)
+pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<LogPage>, Problem> {
+    let mut query = Parameters::read(query.as_deref(), &["after", "reason", "limit"], &[])?;
+    let (after, reason) = (seq(&mut query, "after")?, query.with("reason", reasons::read)?);
+    Whose::All.page(&api, after, reason, limit(&mut query)?).await.map(Json)
 }
 
 pub(super) async fn of_service(
     State(api): State<Api>,
     Path(text): Path<String>,
-    query: Result<Query<ServiceLogQuery>, axum::extract::rejection::QueryRejection>,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<LogPage>, Problem> {
-    let Query(query) = query.map_err(|error| Problem::field("query", error.body_text()))?;
-    let id = id(&text)?;
+    let mut query = Parameters::read(query.as_deref(), &["before", "reason", "limit"], &[])?;
+    let (before, reason) = (seq(&mut query, "before")?, query.with("reason", reasons::read)?);
+    let (id, limit) = (id(&text)?, limit(&mut query)?);
     existing(&api, id).await?;
-    let wanted = query.reason.as_deref().map(reasons::read).transpose()?;
-    Whose::One(id).page(&api, query.before.map(Seq), wanted, limit(query.limit)?).await.map(Json)
+    Whose::One(id).page(&api, before, reason, limit).await.map(Json)
+}
+
+fn seq(query: &mut Parameters, name: &str) -> Result<Option<Seq>, Problem> {
+    Ok(query.parsed(name, "the seq of an entry of the log")?.map(Seq))
 }

@@ -3,7 +3,7 @@
 use healthmon_core::probe::Reason;
 use serde::Serialize;
 
-use super::{Problem, services::Json};
+use super::services::Json;
 
 /// A reason, as the API explains it.
 #[derive(Debug, Serialize)]
@@ -33,9 +33,9 @@ pub(super) async fn list() -> Json<ReasonList> {
 }
 
 /// The reason that a filter `reason` names.
-pub(super) fn read(name: &str) -> Result<Reason, Problem> {
+pub(super) fn read(name: &str) -> Result<Reason, String> {
     Reason::from_name(name).ok_or_else(|| {
         let names: Vec<_> = Reason::all().map(Reason::as_str).collect();
-        Problem::field("reason", format_args!("must be one of {}", names.join(", ")))
+        format!("must be one of {}", names.join(", "))
     })
 }

@@ -1,6 +1,6 @@
 //! A service's history: `/services/{id}/results`.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, RawQuery, State};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use healthmon_core::{
     id::{Applied, Epoch, Region},
@@ -8,10 +8,12 @@ use healthmon_core::{
     probe::{Kind, Phases, Reason},
     time::{Slot, Timestamp},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
-    Api, Problem, reasons,
+    Api, Problem,
+    query::Parameters,
+    reasons,
     services::{Json, existing, id, limit},
 };
 
@@ -59,18 +61,6 @@ impl From<StoredResult> for ResultView {
     }
 }
 
-/// What is asked of the history.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct HistoryQuery {
-    from: Option<String>,
-    to: Option<String>,
-    outcome: Option<String>,
-    reason: Option<String>,
-    cursor: Option<String>,
-    limit: Option<usize>,
-}
-
 /// A page of the history, newest first.
 #[derive(Debug, Serialize)]
 pub(super) struct HistoryPage {
@@ -82,40 +72,35 @@ pub(super) struct HistoryPage {
 pub(super) async fn list(
     State(api): State<Api>,
     Path(text): Path<String>,
-    query: Result<Query<HistoryQuery>, axum::extract::rejection::QueryRejection>,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<HistoryPage>, Problem> {
-    let Query(query) = query.map_err(|error| Problem::field("query", error.body_text()))?;
-    let id = id(&text)?;
-    existing(&api, id).await?;
-    let limit = limit(query.limit)?;
+    let known = ["from", "to", "outcome", "reason", "cursor", "limit"];
+    let mut query = Parameters::read(query.as_deref(), &known, &[])?;
+    let time = |text: &str| text.parse::<Timestamp>().map(Slot::at);
     let wanted = ResultQuery {
-        from: time("from", query.from)?,
-        to: time("to", query.to)?,
-        outcome: query.outcome.as_deref().map(outcome).transpose()?,
-        reason: query.reason.as_deref().map(reasons::read).transpose()?,
-        before: query.cursor.as_deref().map(read_cursor).transpose()?,
+        from: query.with("from", time)?,
+        to: query.with("to", time)?,
+        outcome: query.with("outcome", outcome)?,
+        reason: query.with("reason", reasons::read)?,
+        before: query.with("cursor", read_cursor)?,
     };
+    let (id, limit) = (id(&text)?, limit(&mut query)?);
+    existing(&api, id).await?;
     let found = api.handle.store().results(id, &wanted, limit).await?;
     let next = found.last().filter(|_| found.len() == limit.get()).map(|last| cursor(&ResultKey::of(&last.result.id)));
     Ok(Json(HistoryPage { results: found.into_iter().map(ResultView::from).collect(), next }))
 }
 
-fn time(field: &str, text: Option<String>) -> Result<Option<Slot>, Problem> {
-    let parse = |text: String| text.parse::<Timestamp>().map(Slot::at).map_err(|error| Problem::field(field, error));
-    text.map(parse).transpose()
-}
-
-fn outcome(name: &str) -> Result<&'static str, Problem> {
+fn outcome(name: &str) -> Result<&'static str, String> {
     let names = ["pass", "slow", "fail", "indeterminate"];
-    let wrong = || Problem::field("outcome", format_args!("must be one of {}", names.join(", ")));
-    names.into_iter().find(|known| *known == name).ok_or_else(wrong)
+    names.into_iter().find(|known| *known == name).ok_or_else(|| format!("must be one of {}", names.join(", ")))
 }
 
 fn cursor(key: &ResultKey) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("{}/{}/{}", key.slot.as_millis(), key.kind.code(), key.region))
 }
 
-fn read_cursor(text: &str) -> Result<ResultKey, Problem> {
+fn read_cursor(text: &str) -> Result<ResultKey, &'static str> {
     let read = || {
         let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         let mut parts = text.splitn(3, '/');
@@ -123,5 +108,5 @@ fn read_cursor(text: &str) -> Result<ResultKey, Problem> {
         let kind = Kind::from_code(parts.next()?.parse().ok()?)?;
         Some(ResultKey { slot, kind, region: Region::new(parts.next()?).ok()? })
     };
-    read().ok_or_else(|| Problem::field("cursor", "must be the `next` of an earlier page"))
+    read().ok_or("must be the `next` of an earlier page")
 }

@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use super::{
     Api, Problem,
     heartbeats::once,
+    query::Parameters,
     results::ResultView,
     secrets::{self, Patched},
 };
@@ -30,7 +31,7 @@ use crate::heartbeats::{HeartbeatToken, SCHEME};
 
 /// The shortest interval that the server takes; embedders may go below.
 const SHORTEST: Duration = Duration::from_secs(1);
-const PAGE: usize = 100;
+const PAGE: NonZeroUsize = NonZeroUsize::new(100).unwrap();
 /// The most rows that a page has.
 pub(super) const LONGEST_PAGE: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
@@ -139,11 +140,13 @@ pub(super) fn id(text: &str) -> Result<ServiceId, Problem> {
     text.parse().map_err(|_| Problem::not_found(format_args!("service {text:?}")))
 }
 
-/// How many rows a page has.
-pub(super) fn limit(wanted: Option<usize>) -> Result<NonZeroUsize, Problem> {
-    let wanted = wanted.unwrap_or(PAGE);
-    let fits = NonZeroUsize::new(wanted).filter(|_| wanted <= LONGEST_PAGE.get());
-    fits.ok_or_else(|| Problem::field("limit", format_args!("must be from 1 to {LONGEST_PAGE}")))
+/// How many rows a page has, by the parameter `limit`.
+pub(super) fn limit(query: &mut Parameters) -> Result<NonZeroUsize, Problem> {
+    let read = |text: &str| {
+        let fits = text.parse().ok().filter(|wanted| *wanted <= LONGEST_PAGE);
+        fits.ok_or_else(|| format!("must be from 1 to {LONGEST_PAGE}"))
+    };
+    Ok(query.with("limit", read)?.unwrap_or(PAGE))
 }
 
 /// The service, or a 404. Deleted services' history stays readable.
@@ -192,39 +195,26 @@ pub(super) async fn register(State(api): State<Api>, Body(body): Body) -> Result
 }
 
 /// What is asked of the list.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ListQuery {
     filter: ServiceFilter,
     after: Option<ServiceId>,
-    limit: Option<usize>,
+    limit: NonZeroUsize,
 }
 
 impl ListQuery {
     fn read(query: Option<&str>) -> Result<Self, Problem> {
-        let mut read = Self::default();
-        for (key, value) in url::form_urlencoded::parse(query.unwrap_or("").as_bytes()) {
-            let value = value.into_owned();
-            match &*key {
-                "status" => {
-                    let status = Status::from_name(&value.to_ascii_uppercase());
-                    let wrong = || Problem::field("status", "must be one of UP, DEGRADED, UNKNOWN, DOWN");
-                    read.filter.status = Some(status.ok_or_else(wrong)?);
-                }
-                "group" => read.filter.group = Some(value),
-                "tag" => read.filter.tags.push(tag(&value)),
-                "q" => read.filter.text = Some(value),
-                "cursor" => read.after = Some(read_cursor(&value)?),
-                "limit" => {
-                    let wrong = |_| Problem::field("limit", format_args!("must be from 1 to {LONGEST_PAGE}"));
-                    read.limit = Some(value.parse().map_err(wrong)?);
-                }
-                other => {
-                    let known = "must be one of status, group, tag, q, cursor, limit";
-                    return Err(Problem::field(other, format_args!("is not a known parameter; {known}")));
-                }
-            }
-        }
-        Ok(read)
+        let mut query = Parameters::read(query, &["status", "group", "q", "cursor", "limit"], &["tag"])?;
+        let status = |name: &str| {
+            Status::from_name(&name.to_ascii_uppercase()).ok_or("must be one of UP, DEGRADED, UNKNOWN, DOWN")
+        };
+        let filter = ServiceFilter {
+            status: query.with("status", status)?,
+            group: query.text("group"),
+            tags: query.all("tag").iter().map(|text| tag(text)).collect(),
+            text: query.text("q"),
+        };
+        Ok(Self { filter, after: query.with("cursor", read_cursor)?, limit: limit(&mut query)? })
     }
 }
 
@@ -236,16 +226,15 @@ pub(super) fn tag(text: &str) -> (String, Option<String>) {
     }
 }
 
-fn read_cursor(text: &str) -> Result<ServiceId, Problem> {
+fn read_cursor(text: &str) -> Result<ServiceId, &'static str> {
     let read = || String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(text).ok()?).ok()?.parse().ok();
-    read().ok_or_else(|| Problem::field("cursor", "must be the `next` of an earlier page"))
+    read().ok_or("must be the `next` of an earlier page")
 }
 
 pub(super) async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let read = ListQuery::read(query.as_deref())?;
-    let limit = limit(read.limit)?;
-    let found = api.handle.services(&read.filter, read.after, limit).await?;
-    let last = found.last().filter(|_| found.len() == limit.get());
+    let found = api.handle.services(&read.filter, read.after, read.limit).await?;
+    let last = found.last().filter(|_| found.len() == read.limit.get());
     let next = last.map(|view| BASE64_URL_SAFE_NO_PAD.encode(view.service.id.to_string()));
     let link = next.as_ref().map(|next| {
         let others = url::form_urlencoded::parse(query.as_deref().unwrap_or("").as_bytes());

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, RawQuery, State};
 use healthmon_core::{
     id::{Region, Seq, ServiceId},
     probe::Reason,
     summary::{Counts, Figures, Histogram, Incident, Uptime},
     time::{Slot, Timestamp, span},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
     Api, Problem,
+    query::Parameters,
     services::{Json, id},
 };
 
@@ -21,9 +22,8 @@ const USUAL: Duration = Duration::from_hours(24);
 const SHORTEST: Duration = Duration::from_mins(1);
 
 /// Which span is asked for.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct UptimeQuery {
+#[derive(Debug)]
+struct UptimeQuery {
     window: Option<String>,
     from: Option<String>,
     to: Option<String>,
@@ -162,9 +162,10 @@ impl UptimeView {
 pub(super) async fn read(
     State(api): State<Api>,
     Path(text): Path<String>,
-    query: Result<Query<UptimeQuery>, axum::extract::rejection::QueryRejection>,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<UptimeView>, Problem> {
-    let Query(query) = query.map_err(|error| Problem::field("query", error.body_text()))?;
+    let mut query = Parameters::read(query.as_deref(), &["window", "from", "to"], &[])?;
+    let query = UptimeQuery { window: query.text("window"), from: query.text("from"), to: query.text("to") };
     let id = id(&text)?;
     let (from, to) = query.span(api.handle.now(), api.history)?;
     let found = api.handle.uptime(id, Slot::at(from), Slot::at(to)).await?;

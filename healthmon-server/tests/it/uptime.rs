@@ -88,7 +88,8 @@ async fn a_wrong_span_names_the_field_that_is_wrong() {
         ("from=3026-01-01T00:00:00Z", "from"),
         ("from=then", "from"),
         ("to=then", "to"),
-        ("span=1h", "query"),
+        ("span=1h", "span"),
+        ("window=1h&window=2h", "window"),
     ] {
         let answer = server.get(&format!("{path}?{query}")).await;
         assert_eq!((answer.status, answer.header("content-type")), (422, "application/problem+json"), "{query}");
