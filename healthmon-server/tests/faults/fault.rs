@@ -35,12 +35,13 @@ pub(crate) enum Fault {
     CommitLost,
     CommitUnanswered,
     CommitStalled,
+    CommitKilled,
     Duplicates,
     ClockStep,
 }
 
 /// The faults, as often as they are to come.
-const FAULTS: [Fault; 20] = [
+const FAULTS: [Fault; 21] = [
     Fault::Kill,
     Fault::Kill,
     Fault::Kill,
@@ -59,6 +60,7 @@ const FAULTS: [Fault; 20] = [
     Fault::CommitLost,
     Fault::CommitUnanswered,
     Fault::CommitStalled,
+    Fault::CommitKilled,
     Fault::Duplicates,
     Fault::ClockStep,
 ];
@@ -186,6 +188,17 @@ impl Fault {
                     stack.nodes[at].postgres.cut();
                 }
                 (format!("a commit of {}: {trap:?}", stack.nodes[at].name), Duration::ZERO, seconds(6))
+            }
+            Self::CommitKilled => {
+                let at = *numbers.pick(&stack.of("recorder"));
+                stack.nodes[at].postgres.trap(Trap::Hold);
+                let sprung = within(OPPORTUNITY, async || stack.nodes[at].postgres.sprung().then_some(())).await;
+                stack.nodes[at].kill();
+                stack.nodes[at].postgres.trap(Trap::None);
+                stack.nodes[at].postgres.cut();
+                stack.nodes[at].start();
+                sprung.ok_or_else(|| format!("{} did not commit anything", stack.nodes[at].name))?;
+                (format!("kill -9 {} at a commit", stack.nodes[at].name), Duration::ZERO, late_of("recorder"))
             }
             Self::Duplicates => {
                 let before = repeated(stack).await;

@@ -16,12 +16,14 @@ pub(crate) enum Mode {
     Stall,
 }
 
-/// What is done to the next commit that comes through.
+/// What is done to the next commit that comes through of a transaction that tells of transitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trap {
     None,
     /// It does not arrive.
     CutBefore,
+    /// It does not go on until its connection is cut.
+    Hold,
     /// It arrives, and its answer does not.
     CutAfter,
     /// It arrives, and its answer takes this long.
@@ -119,13 +121,18 @@ async fn forward(
 ) {
     let mut buffer = vec![0; 64 * 1024];
     let mut watched = state.subscribe();
+    // Most transactions only read, or settle whose a shard is: nothing would come of cutting those.
+    let mut tells = false;
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
         if watched.wait_for(|state| state.mode == Mode::Pass).await.is_err() {
             return;
         }
+        let says = |words: &[u8]| commits.is_some() && buffer[..read].windows(words.len()).any(|seen| seen == words);
+        tells = (tells && !says(b"BEGIN")) || says(br#""type":"transition""#);
         if let Some(answer) = &commits
-            && buffer[..read].windows(6).any(|word| word == b"COMMIT")
+            && tells
+            && says(b"COMMIT")
         {
             let mut sprung = Trap::None;
             state.send_if_modified(|state| {
@@ -135,6 +142,7 @@ async fn forward(
             match sprung {
                 Trap::None => {}
                 Trap::CutBefore => return,
+                Trap::Hold => std::future::pending().await,
                 Trap::CutAfter => drop(answer.send_replace(Answer::Cuts)),
                 Trap::StallAfter(span) => drop(answer.send_replace(Answer::Waits(span))),
             }
