@@ -83,14 +83,14 @@ impl Client {
     /// Each kind's future is as large as that kind needs.
     pub(crate) fn ask(&mut self) -> Asked<'_> {
         let (host, kind) = (Arc::clone(&self.host), self.kind);
-        let Ports { http, json, https, tls, grpc, banner, websocket, dns } = self.ports;
+        let Ports { http, http_kept, json, https, tls, grpc, grpc_kept, tcp, banner, websocket, dns } = self.ports;
         match kind {
             Kind::Http | Kind::HttpNamed => Box::pin(async move { get::get((&*host, http)).await }),
             Kind::HttpJudged => Box::pin(async move { get::get((&*host, json)).await }),
             Kind::HttpKept => Box::pin(async move {
                 let sender = match &mut self.http {
                     Some(sender) => sender,
-                    none => none.insert(get::open(get::connect((&*self.host, http)).await).await),
+                    none => none.insert(get::open(get::connect((&*self.host, http_kept)).await).await),
                 };
                 sender.ready().await.expect("an open connection");
                 get::ask(sender).await;
@@ -102,11 +102,11 @@ impl Client {
             Kind::Grpc => Box::pin(async move { check(open_grpc(&host, grpc).await).await }),
             Kind::GrpcKept => Box::pin(async move {
                 if self.grpc.is_none() {
-                    self.grpc = Some(open_grpc(&self.host, grpc).await);
+                    self.grpc = Some(open_grpc(&self.host, grpc_kept).await);
                 }
                 check(self.grpc.clone().expect("opened")).await;
             }),
-            Kind::Tcp => Box::pin(async move { drop(get::connect((&*host, banner)).await) }),
+            Kind::Tcp => Box::pin(async move { drop(get::connect((&*host, tcp)).await) }),
             Kind::TcpBanner => Box::pin(async move {
                 let mut stream = get::connect((&*host, banner)).await;
                 let mut heard = [0; 64];

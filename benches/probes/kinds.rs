@@ -80,18 +80,15 @@ impl Kind {
         }
     }
 
-    /// Whether there is a stage at which a silent target holds up one that is like no other kind's.
+    /// Whether there is a stage at which a silent target holds up one that is like no other kind's: a name
+    /// has been resolved by then, and a session that was resumed is like any.
     pub(crate) const fn can_wait(self) -> bool {
-        !matches!(
-            self,
-            Self::HttpKept
-                | Self::HttpNamed
-                | Self::HttpsResumed
-                | Self::GrpcKept
-                | Self::Tcp
-                | Self::Icmp
-                | Self::Heartbeat
-        )
+        !matches!(self, Self::HttpNamed | Self::HttpsResumed | Self::Heartbeat)
+    }
+
+    /// Whether connections outlive their first question.
+    pub(crate) const fn is_kept(self) -> bool {
+        matches!(self, Self::HttpKept | Self::GrpcKept)
     }
 
     /// The host that the `n`th client asks. A datagram's answer must come from where it was asked.
@@ -105,10 +102,12 @@ impl Kind {
 
     /// What is written of a service of this kind beside its name and times.
     fn settings(self, host: &str, ports: &Ports, ca: &str) -> Value {
-        let Ports { http, json, https, tls, grpc, banner, websocket, dns } = ports;
+        let Ports { http, http_kept, json, https, tls, grpc, grpc_kept, tcp, banner, websocket, dns } = ports;
         match self {
             Self::Http | Self::HttpNamed => json!({"url": format!("http://{host}:{http}/")}),
-            Self::HttpKept => json!({"url": format!("http://{host}:{http}/"), "http": {"connection": "keep_alive"}}),
+            Self::HttpKept => {
+                json!({"url": format!("http://{host}:{http_kept}/"), "http": {"connection": "keep_alive"}})
+            }
             Self::HttpJudged => json!({
                 "url": format!("http://{host}:{json}/"),
                 "http": {"headers": {"accept": "application/json", "x-monitor": "healthmon"}},
@@ -127,9 +126,9 @@ impl Kind {
             Self::HttpsOwnRoot => json!({"url": format!("https://{host}:{https}/"), "http": {"tls": {"ca": ca}}}),
             Self::Grpc => json!({"url": format!("grpc://{host}:{grpc}/shop.v1.Cart")}),
             Self::GrpcKept => {
-                json!({"url": format!("grpc://{host}:{grpc}/shop.v1.Cart"), "grpc": {"connection": "keep_alive"}})
+                json!({"url": format!("grpc://{host}:{grpc_kept}/shop.v1.Cart"), "grpc": {"connection": "keep_alive"}})
             }
-            Self::Tcp => json!({"url": format!("tcp://{host}:{banner}")}),
+            Self::Tcp => json!({"url": format!("tcp://{host}:{tcp}")}),
             Self::TcpBanner => {
                 json!({"url": format!("tcp://{host}:{banner}"), "tcp": {"expect": {"prefix": "220 "}}})
             }

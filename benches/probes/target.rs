@@ -1,7 +1,15 @@
 //! Who is probed: one server for each kind, and one for each that never answers. All listen on every
 //! address of this machine, so that 127.0.0.1 to 127.0.0.16 are as many hosts.
 
-use std::{convert::Infallible, future::Future, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::{StreamBody, combinators::BoxBody};
@@ -13,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream, UdpSocket},
+    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -25,10 +34,15 @@ pub(crate) const HOSTS: u8 = 16;
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Ports {
     pub(crate) http: u16,
+    /// Where connections are kept.
+    pub(crate) http_kept: u16,
     pub(crate) json: u16,
     pub(crate) https: u16,
     pub(crate) tls: u16,
     pub(crate) grpc: u16,
+    pub(crate) grpc_kept: u16,
+    /// Where all that is wanted is a connection.
+    pub(crate) tcp: u16,
     pub(crate) banner: u16,
     pub(crate) websocket: u16,
     pub(crate) dns: u16,
@@ -38,7 +52,8 @@ pub(crate) struct Ports {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Places {
     pub(crate) answering: Ports,
-    /// They take connections, `https` does its handshake too, and then say nothing.
+    /// They take connections, `https` does its handshake too, and then say nothing; where connections are
+    /// kept, they answer the first question of each, and `tcp` takes none.
     pub(crate) silent: Ports,
     /// The certificate of who signed the one that is shown.
     pub(crate) ca: String,
@@ -55,22 +70,31 @@ pub(crate) async fn run() {
     rlimit::increase_nofile_limit(u64::MAX).expect("more files");
     let (ca, tls) = identity();
     let silent = listen(wait_for_end).await;
+    let http = listen(|stream| answer(stream, OK)).await;
+    let grpc = listen(|stream| serve_health(stream, usize::MAX)).await;
+    let banner = listen(greet).await;
     let answering = Ports {
-        http: listen(|stream| answer(stream, OK)).await,
+        http,
+        http_kept: http,
         json: listen(|stream| answer(stream, JSON)).await,
         https: secured(&tls, |stream| answer(stream, OK)).await,
         tls: secured(&tls, wait_for_end).await,
-        grpc: listen(serve_health).await,
-        banner: listen(greet).await,
+        grpc,
+        grpc_kept: grpc,
+        tcp: banner,
+        banner,
         websocket: listen(shake_hands).await,
         dns: name_server(|question| Some(told(question))).await,
     };
     let silent = Ports {
         http: silent,
+        http_kept: listen(answer_once).await,
         json: silent,
         https: secured(&tls, wait_for_end).await,
         tls: silent,
         grpc: silent,
+        grpc_kept: listen(|stream| serve_health(stream, 1)).await,
+        tcp: full().await,
         banner: silent,
         websocket: silent,
         dns: name_server(|_| None).await,
@@ -141,6 +165,30 @@ async fn secured<F: Future<Output = ()> + Send + 'static>(
     .await
 }
 
+/// A port that takes no connection: nobody lets in those who wait, and they are as many as may.
+async fn full() -> u16 {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("0.0.0.0:0".parse().expect("an address")).expect("a port");
+    let listener = socket.listen(1).expect("a listener");
+    let port = listener.local_addr().expect("bound").port();
+    let mut waiting = Vec::new();
+    while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(("127.0.0.1", port))).await {
+        waiting.push(stream);
+    }
+    tokio::spawn(async move {
+        std::future::pending::<()>().await;
+        drop((listener, waiting));
+    });
+    port
+}
+
+async fn answer_once(mut stream: TcpStream) {
+    let mut request = [0; 4_096];
+    if matches!(stream.read(&mut request).await, Ok(1..)) && stream.write_all(OK).await.is_ok() {
+        wait_for_end(stream).await;
+    }
+}
+
 async fn wait_for_end(mut stream: impl AsyncRead + Unpin) {
     let mut buffer = [0; 64];
     while matches!(stream.read(&mut buffer).await, Ok(1..)) {}
@@ -159,15 +207,23 @@ async fn shake_hands(stream: TcpStream) {
     }
 }
 
-/// What a health service that serves says, without a gRPC library: the target is to be cheap.
-async fn serve_health(stream: TcpStream) {
-    let health = service_fn(async |_: Request<Incoming>| {
-        let trailers = [(hyper::header::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))];
-        let frames = [Frame::data(Bytes::from_static(SERVING)), Frame::trailers(trailers.into_iter().collect())];
-        let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, Infallible>)));
-        let mut answer = Response::new(BoxBody::new(body));
-        answer.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-        Ok::<_, Infallible>(answer)
+/// What a health service that serves says, without a gRPC library: the target is to be cheap. More
+/// questions of one connection than these are not answered.
+async fn serve_health(stream: TcpStream, most: usize) {
+    let asked = AtomicUsize::new(0);
+    let health = service_fn(move |_: Request<Incoming>| {
+        let is_answered = asked.fetch_add(1, Ordering::Relaxed) < most;
+        async move {
+            if !is_answered {
+                std::future::pending::<()>().await;
+            }
+            let trailers = [(hyper::header::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))];
+            let frames = [Frame::data(Bytes::from_static(SERVING)), Frame::trailers(trailers.into_iter().collect())];
+            let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, Infallible>)));
+            let mut answer = Response::new(BoxBody::new(body));
+            answer.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+            Ok::<_, Infallible>(answer)
+        }
     });
     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     // A client that hangs up ends it.

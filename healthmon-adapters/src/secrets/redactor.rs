@@ -10,6 +10,8 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 
+use crate::net::{Progress, attempt::Fault};
+
 /// A part of a secret that is shorter than this, in bytes, is not looked for in what a peer says.
 const PART: usize = 6;
 /// Nor is a whole secret that is shorter than this: whoever sees two letters missing can guess them.
@@ -93,6 +95,15 @@ impl Redactor {
         self.search = OnceLock::new();
     }
 
+    /// The end of an attempt, and what was learnt in it, without the secrets: a peer can put them into
+    /// its certificate as well.
+    pub(crate) fn of_attempt(&self, ended: Result<(), Fault>, progress: &mut Progress) -> Result<(), Fault> {
+        for fact in progress.facts.iter_mut().flatten() {
+            fact.value = self.redact(&fact.value).into();
+        }
+        ended.map_err(|fault| Fault { detail: self.redact(&fault.detail), ..fault })
+    }
+
     /// What stands for a secret is not looked into again, and the text grows three times at most,
     /// whatever the secrets are. Of two that begin at one place the longer goes, so that no part of
     /// it stays behind. Whether letters are upper case does not matter: it is lost in names of hosts.
@@ -168,6 +179,18 @@ mod tests {
             assert!(!shown.to_lowercase().contains("canary") && !shown.contains("Y2FuYXJ5"), "{shown}");
         }
         assert_eq!(redactor.redact("basic"), "basic");
+    }
+
+    #[test]
+    fn sec_what_is_learnt_of_a_certificate_is_told_without_the_secret_in_it() {
+        let mut redactor = Redactor::default();
+        redactor.hide("canary-4711");
+        let mut progress = Progress::inspecting();
+        progress.learn("certificate subject", "CN=Canary-4711");
+        progress.learn("tls", "TLSv1_3");
+        assert!(redactor.of_attempt(Ok(()), &mut progress).is_ok());
+        let told: Vec<_> = progress.facts.iter().flatten().map(|fact| &*fact.value).collect();
+        assert_eq!(told, ["CN=***", "TLSv1_3"]);
     }
 
     #[cfg(feature = "grpc")]
