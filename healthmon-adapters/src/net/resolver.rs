@@ -20,25 +20,31 @@ use tokio::sync::{
 #[derive(Debug)]
 pub struct LookupPermit(#[expect(dead_code, reason = "held, not read")] Arc<Place>);
 
-/// The place that a lookup takes among all, and the share of its domain.
+/// The place that a lookup takes, which may become another while it is under way.
 #[derive(Debug)]
-pub(super) struct Place {
-    room: Mutex<OwnedSemaphorePermit>,
-    _share: Option<OwnedSemaphorePermit>,
+pub(super) struct Place(Mutex<Held>);
+
+/// A place among all, and one of those that its domain may have.
+#[derive(Debug)]
+pub(super) struct Held {
+    #[expect(dead_code, reason = "held, not read")]
+    pub(super) place: OwnedSemaphorePermit,
+    #[expect(dead_code, reason = "held, not read")]
+    pub(super) share: Option<OwnedSemaphorePermit>,
 }
 
 impl LookupPermit {
-    pub(super) fn new(room: OwnedSemaphorePermit, share: Option<OwnedSemaphorePermit>) -> (Self, Weak<Place>) {
-        let place = Arc::new(Place { room: Mutex::new(room), _share: share });
+    pub(super) fn new(held: Held) -> (Self, Weak<Place>) {
+        let place = Arc::new(Place(Mutex::new(held)));
         let weak = Arc::downgrade(&place);
         (Self(place), weak)
     }
 }
 
 impl Place {
-    /// Gives the room back that it holds, for another.
-    pub(super) fn exchange(&self, room: OwnedSemaphorePermit) {
-        *self.room.lock().unwrap_or_else(PoisonError::into_inner) = room;
+    /// Gives back what it holds, for another.
+    pub(super) fn exchange(&self, held: Held) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = held;
     }
 }
 

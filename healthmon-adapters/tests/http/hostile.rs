@@ -371,6 +371,26 @@ async fn sec_ever_new_names_of_a_domain_that_hangs_take_a_quarter_of_the_lookups
 }
 
 #[tokio::test]
+async fn names_that_are_known_to_hang_leave_room_for_others_of_their_domain() {
+    let lookups = std::num::NonZeroUsize::new(8).expect("not zero");
+    let policy = AddressPolicy::new(Loopback::Allowed);
+    let prober = &prober_with(Dialer::new(policy).with_resolver(Arc::new(Stuck)).with_lookups(lookups));
+    let server = Server::answering(|_| OK.to_vec()).await;
+    let good = format!("http://good.corp.test:{}/", server.address.port());
+    let hung = |timeout| {
+        futures_util::future::join_all((0..2).map(move |n| {
+            let probe = probe_of(settings(&format!("http://hung{n}.corp.test/"), timeout, &json!({})));
+            async move { prober.probe(&probe).await }
+        }))
+    };
+    // As many as the domain may have.
+    assert!(hung(SHORT * 4).await.iter().all(|seen| seen.outcome == Outcome::Fail(FailReason::Timeout)));
+    let (again, other) = tokio::join!(hung(SHORT), see_within(prober, &good, SHORT, json!({})));
+    assert!(again.iter().all(|seen| seen.outcome != Outcome::Pass), "{again:?}");
+    assert_eq!(other.outcome, Outcome::Pass, "{other:?}");
+}
+
+#[tokio::test]
 async fn a_name_for_which_places_are_kept_is_found_when_all_lookups_hang() {
     let lookups = std::num::NonZeroUsize::new(2).expect("not zero");
     let policy = AddressPolicy::new(Loopback::Allowed);

@@ -12,7 +12,12 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::net::{LookupPermit, resolver::Place};
+use url::Host;
+
+use crate::net::{
+    LookupPermit,
+    resolver::{Held, Place},
+};
 
 /// A lookup that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(1);
@@ -33,18 +38,22 @@ const DOMAINS: usize = 1_024;
 /// that name begins in the other one. So dead name servers hold up other names for a second when
 /// they die, and not at all from then on; only while more names begin to hang at once than fit into
 /// both do the others wait until some of those lookups have ended. Names of one domain never fill
-/// either room: whoever redirects to ever new names of a domain that hangs takes a quarter.
+/// either room: whoever redirects to ever new names of a domain that hangs takes a quarter of each.
 pub(super) struct Lookups {
-    usual: Arc<Semaphore>,
-    hanging: Arc<Semaphore>,
-    /// How many places the names of one domain may take.
-    share: usize,
-    /// What is left of that to each domain of which something is looked up.
-    domains: Mutex<Domains>,
+    usual: Room,
+    hanging: Room,
     /// Places of names that have their own.
     kept: HashMap<Box<str>, Arc<Semaphore>>,
     /// Names whose last lookup hung, and when.
     hung: Mutex<HashMap<Box<str>, Instant>>,
+}
+
+struct Room {
+    places: Arc<Semaphore>,
+    /// How many of them the names of one domain may take.
+    share: usize,
+    /// What is left of that to each domain of which something is looked up.
+    domains: Mutex<Domains>,
 }
 
 struct Domains {
@@ -59,30 +68,25 @@ pub(super) struct Turn<'a> {
     name: &'a str,
     /// The place, for as long as the lookup has it.
     place: Weak<Place>,
-    room: Room,
+    whose: Whose,
     begun: Instant,
     /// Whether it came to an end in time.
     ended: bool,
 }
 
+/// In which room a lookup is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Room {
+enum Whose {
     Usual,
     Hanging,
-    /// Of this name alone.
+    /// In none, for places are kept for this name.
     Own,
 }
 
-impl Lookups {
-    pub(super) fn new(most: usize) -> Self {
-        let [usual, hanging] = [0; 2].map(|_| Arc::new(Semaphore::new(most)));
+impl Room {
+    fn new(most: usize) -> Self {
         let domains = Mutex::new(Domains { shares: HashMap::new(), most: DOMAINS });
-        Self { usual, hanging, share: most.div_ceil(SHARE), domains, kept: HashMap::new(), hung: Mutex::default() }
-    }
-
-    /// Keeps places for `name` alone.
-    pub(super) fn keep(&mut self, name: &str) {
-        self.kept.insert(plain(name).into(), Arc::new(Semaphore::new(KEPT)));
+        Self { places: Arc::new(Semaphore::new(most)), share: most.div_ceil(SHARE), domains }
     }
 
     /// What is left to the domain of `name`, the same semaphore for all who wait for it.
@@ -102,6 +106,34 @@ impl Lookups {
         share
     }
 
+    async fn enter(&self, name: &str) -> Result<Held, AcquireError> {
+        let share = self.share_of(name).acquire_owned().await?;
+        Ok(Held { place: Arc::clone(&self.places).acquire_owned().await?, share: Some(share) })
+    }
+
+    /// Enters it if that takes no waiting.
+    fn try_enter(&self, name: &str) -> Option<Held> {
+        let share = self.share_of(name).try_acquire_owned().ok()?;
+        Some(Held { place: Arc::clone(&self.places).try_acquire_owned().ok()?, share: Some(share) })
+    }
+}
+
+impl Lookups {
+    pub(super) fn new(most: usize) -> Self {
+        let [usual, hanging] = [0; 2].map(|_| Room::new(most));
+        Self { usual, hanging, kept: HashMap::new(), hung: Mutex::default() }
+    }
+
+    /// Keeps places for `name` alone, in whatever way it is written in a URL.
+    pub(super) fn keep(&mut self, name: &str) {
+        let name = match Host::parse(name) {
+            Ok(Host::Domain(name)) => plain(&name),
+            // Addresses are not looked up.
+            _ => return,
+        };
+        self.kept.insert(name.into(), Arc::new(Semaphore::new(KEPT)));
+    }
+
     /// Nothing here panics while it holds the lock.
     fn hung(&self) -> MutexGuard<'_, HashMap<Box<str>, Instant>> {
         self.hung.lock().unwrap_or_else(PoisonError::into_inner)
@@ -110,16 +142,15 @@ impl Lookups {
     /// Waits until `name` may be looked up; what comes with it the lookup holds for as long as it
     /// occupies anything.
     pub(super) async fn turn<'a>(&'a self, name: &'a str) -> Result<(Turn<'a>, LookupPermit), AcquireError> {
-        let (share, room, semaphore) = if let Some(own) = self.kept.get(plain(name).as_str()) {
-            (None, Room::Own, own)
+        let (whose, held) = if let Some(own) = self.kept.get(plain(name).as_str()) {
+            (Whose::Own, Held { place: Arc::clone(own).acquire_owned().await?, share: None })
+        } else if self.hung().get(name).is_some_and(|at| at.elapsed() < REMEMBERED) {
+            (Whose::Hanging, self.hanging.enter(name).await?)
         } else {
-            let share = self.share_of(name).acquire_owned().await?;
-            let hung = self.hung().get(name).is_some_and(|at| at.elapsed() < REMEMBERED);
-            let (room, semaphore) = if hung { (Room::Hanging, &self.hanging) } else { (Room::Usual, &self.usual) };
-            (Some(share), room, semaphore)
+            (Whose::Usual, self.usual.enter(name).await?)
         };
-        let (permit, place) = LookupPermit::new(Arc::clone(semaphore).acquire_owned().await?, share);
-        Ok((Turn { lookups: self, name, place, room, begun: Instant::now(), ended: false }, permit))
+        let (permit, place) = LookupPermit::new(held);
+        Ok((Turn { lookups: self, name, place, whose, begun: Instant::now(), ended: false }, permit))
     }
 }
 
@@ -141,7 +172,7 @@ impl Turn<'_> {
     pub(super) async fn take<F: Future>(mut self, lookup: F) -> F::Output {
         let mut lookup = pin!(lookup);
         if let Ok(found) = timeout(HANGS, &mut lookup).await {
-            if self.room == Room::Hanging {
+            if self.whose == Whose::Hanging {
                 self.lookups.hung().remove(self.name);
             }
             self.ended = true;
@@ -154,7 +185,7 @@ impl Turn<'_> {
 
     /// Remembers that it hangs, and makes room.
     fn hangs(&mut self) {
-        if self.room == Room::Own {
+        if self.whose == Whose::Own {
             return;
         }
         let now = Instant::now();
@@ -166,12 +197,12 @@ impl Turn<'_> {
             hung.insert(self.name.into(), now);
         }
         drop(hung);
-        if self.room == Room::Usual
+        if self.whose == Whose::Usual
             && let Some(place) = self.place.upgrade()
-            && let Ok(other) = Arc::clone(&self.lookups.hanging).try_acquire_owned()
+            && let Some(other) = self.lookups.hanging.try_enter(self.name)
         {
             place.exchange(other);
-            self.room = Room::Hanging;
+            self.whose = Whose::Hanging;
         }
     }
 }
@@ -206,7 +237,7 @@ mod tests {
         for n in 0..3 * DOMAINS {
             drop(lookups.turn(&format!("www.n{n}.test")).await.expect("a place"));
         }
-        let domains = lookups.domains.lock().expect("nothing panics");
+        let domains = lookups.usual.domains.lock().expect("nothing panics");
         assert!(domains.shares.len() <= DOMAINS, "{}", domains.shares.len());
         assert!(domains.shares["example.org"].strong_count() > 0, "held by {permit:?}");
     }
