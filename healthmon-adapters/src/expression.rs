@@ -7,7 +7,7 @@
 /// What one expression may be compiled to, in KiB.
 const KIB_LIMIT: usize = 64;
 /// What all expressions of one service may be compiled to together, in KiB.
-#[cfg(any(feature = "http", feature = "tcp"))]
+#[cfg(any(feature = "http", feature = "tcp", feature = "websocket"))]
 pub(crate) const SUM_LIMIT: usize = 96;
 /// The sizes that are told apart, in KiB: an expression counts as the first that it fits into.
 const SIZES: [usize; 13] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 56, KIB_LIMIT];

@@ -48,21 +48,26 @@ pub(crate) enum Found {
     Never,
 }
 
-/// What one probe may still spend on searches that may take long: as much as that of the longest text
-/// for as much as may be compiled.
+/// What may still be spent on searches that may take long.
 #[derive(Debug)]
 pub(crate) struct Effort {
     /// Bytes of text times KiB of expression.
     left: usize,
 }
 
-impl Default for Effort {
-    fn default() -> Self {
+impl Effort {
+    /// As much as the longest text costs with as much as may be compiled.
+    #[cfg(feature = "websocket")]
+    pub(crate) const fn of_a_probe() -> Self {
         Self { left: TEXT_KIB * 1024 * expression::SUM_LIMIT }
     }
-}
 
-impl Effort {
+    /// As much as the longest text costs with this pattern.
+    #[cfg(feature = "tcp")]
+    pub(crate) const fn of(pattern: &Pattern) -> Self {
+        Self { left: TEXT_KIB * 1024 * pattern.kib() }
+    }
+
     /// Whether there is enough left to search `seen` for `pattern`; if so, it is spent.
     pub(crate) fn spend(&mut self, pattern: &Pattern, seen: &[u8]) -> bool {
         let left = self.left.checked_sub(seen.len().saturating_mul(pattern.kib()));
@@ -229,12 +234,13 @@ mod tests {
         assert_eq!(pattern(json!({"regex": "^\\+OK"})).find(b"-ERR no\r\n", 0), Found::NotYet);
     }
 
+    #[cfg(feature = "websocket")]
     #[test]
     fn sec_what_one_probe_spends_on_searches_is_bounded() {
         let (small, large) = (pattern(json!({"regex": "^ok"})), pattern(json!({"regex": r"\w+!"})));
-        let mut effort = Effort::default();
+        let mut effort = Effort::of_a_probe();
         assert!((0..16).all(|_| effort.spend(&small, &[0; 64 * 1024])), "a mebibyte for what is usual");
-        let mut effort = Effort::default();
+        let mut effort = Effort::of_a_probe();
         assert!(effort.spend(&large, &[0; 64 * 1024]), "the longest text once, whatever the expression");
         assert!(!effort.spend(&large, &[0; 64 * 1024]));
         assert!(effort.spend(&large, &[0; 1024]), "what is refused is not spent");

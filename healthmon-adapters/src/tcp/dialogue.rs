@@ -27,9 +27,12 @@ pub(crate) const READ_LIMIT: usize = 64 * 1024;
 /// So long before the deadline it is told what came instead; the deadline itself would drop that.
 const LAST_WORD: Duration = Duration::from_millis(5);
 /// After so many pieces or bytes, what would have to be read again in full is judged only when it has
-/// grown by half: a peer that sends single bytes must not make us search 64 KiB for each.
+/// doubled, or when no more has come for a moment: a peer that sends single bytes must not make us search
+/// 64 KiB for each.
 const JUDGED_EACH: u32 = 64;
 const JUDGED_WHOLE: usize = 4 * 1024;
+/// That moment.
+const QUIET: Duration = Duration::from_millis(20);
 
 /// What is said and heard in turn.
 #[derive(Debug, Default)]
@@ -94,7 +97,7 @@ impl Dialogue {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut inbox = Inbox { seen: Vec::new(), received: 0, begun: Instant::now(), effort: Effort::default() };
+        let mut inbox = Inbox { seen: Vec::new(), received: 0, begun: Instant::now() };
         progress.stage = Stage::Answer;
         for (at, step) in self.0.iter().enumerate() {
             if let Some(payload) = &step.send {
@@ -153,8 +156,6 @@ struct Inbox {
     /// Bytes in all.
     received: usize,
     begun: Instant,
-    /// For judging what is not all yet; when it is spent, what comes is judged when no more will.
-    effort: Effort,
 }
 
 impl Inbox {
@@ -168,11 +169,12 @@ impl Inbox {
         progress: &mut Progress,
     ) -> Result<Option<String>, Fault> {
         let (mut judged, mut judgements) = (0, 0u32);
+        let (mut effort, mut is_quiet) = (Effort::of(pattern), false);
         loop {
             let full = self.seen.len() >= READ_LIMIT;
-            let grown = self.seen.len() - judged >= judged / 2 || full;
+            let grown = self.seen.len() - judged >= judged || full;
             let few = judgements < JUDGED_EACH && self.seen.len() <= JUDGED_WHOLE;
-            if (grown || few || !pattern.rereads()) && (full || self.effort.spend(pattern, &self.seen)) {
+            if grown || !pattern.rereads() || ((few || is_quiet) && effort.spend(pattern, &self.seen)) {
                 judgements = judgements.saturating_add(1);
                 match pattern.find(&self.seen, judged) {
                     Found::Until(end) => {
@@ -187,7 +189,12 @@ impl Inbox {
                 return Ok(Some(format!("{READ_LIMIT} bytes without it")));
             }
             let last_word = deadline.checked_sub(LAST_WORD).unwrap_or(deadline);
-            let ended = match timeout_at(last_word, self.receive(stream, progress)).await {
+            let is_unjudged = judged < self.seen.len() && !is_quiet;
+            let until = if is_unjudged { last_word.min(Instant::now() + QUIET) } else { last_word };
+            let received = timeout_at(until, self.receive(stream, progress)).await;
+            is_quiet = received.is_err() && until < last_word;
+            let ended = match received {
+                Err(_) if is_quiet => continue,
                 Ok(Ok(0)) if self.seen.is_empty() => {
                     return Err(Fault::fail(FailReason::Protocol, "the connection was closed without an answer"));
                 }
@@ -199,6 +206,7 @@ impl Inbox {
                 // Whole lines came, so the peer has answered: that it is not the expected answer
                 // says more than that time ran out.
                 Err(_) if self.seen.contains(&b'\n') => "until the deadline",
+                Err(_) if matches!(pattern.find(&self.seen, judged), Found::Until(_)) => return Ok(None),
                 Err(_) => std::future::pending().await,
             };
             if let Found::Until(_) = pattern.find(&self.seen, judged) {

@@ -39,7 +39,8 @@ pub(super) async fn hold(
     deadline: Instant,
     progress: &mut Progress,
 ) -> Result<(), Fault> {
-    let mut awaited = Awaited { pong: None, message: settings.expect.as_ref(), messages: 0, effort: Effort::default() };
+    let mut awaited =
+        Awaited { pong: None, message: settings.expect.as_ref(), messages: 0, effort: Effort::of_a_probe() };
     if let Some(ping) = &settings.ping {
         // What is in it is hard to guess, so that only an answer to this one counts.
         let payload = Bytes::from(generate_key());
