@@ -218,7 +218,7 @@ struct Exchange<'a> {
 /// What is sent.
 struct Question {
     metadata: MetadataMap,
-    redactor: Redactor,
+    redactor: Arc<Redactor>,
 }
 
 /// Where a connection came from.
@@ -239,16 +239,19 @@ enum Exchanged {
 impl Exchange<'_> {
     async fn run(&self, progress: &mut Progress) -> Result<(), Fault> {
         let question = self.question()?;
+        if progress.is_inspected() {
+            progress.redactor = Some(Arc::clone(&question.redactor));
+        }
         let service = self.asking.asked.service.as_str();
         progress.learn("asks for", if service.is_empty() { "the server as a whole" } else { service });
         let ended = self.ask(&question, progress).await;
-        question.redactor.of_attempt(ended, progress)
+        ended.map_err(|fault| Fault { detail: question.redactor.redact(&fault.detail), ..fault })
     }
 
     fn question(&self) -> Result<Question, Fault> {
         let mut metadata = MetadataMap::new();
         let redactor = self.asking.settings.metadata.reveal(&self.prober.secrets, &mut metadata)?;
-        Ok(Question { metadata, redactor })
+        Ok(Question { metadata, redactor: redactor.into() })
     }
 
     fn request(&self, question: &Question) -> Request<HealthCheckRequest> {

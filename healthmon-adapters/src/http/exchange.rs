@@ -54,11 +54,11 @@ impl<'a> Exchange<'a> {
     }
 
     pub(super) async fn run(mut self, progress: &mut Progress) -> Result<(), Fault> {
-        let ended = self.go(progress).await;
-        if ended.is_ok() && !progress.is_inspected() {
-            return ended;
+        if progress.is_inspected() {
+            progress.redactor = Some(self.redactor().into());
         }
-        self.redactor().of_attempt(ended, progress)
+        let ended = self.go(progress).await;
+        ended.map_err(|fault| Fault { detail: self.redactor().redact(&fault.detail), ..fault })
     }
 
     /// What takes our secrets out of what is told of the answer: some targets repeat them.

@@ -71,6 +71,9 @@ pub struct Progress {
     pub assertions: Assertions,
     /// What was learnt, if somebody takes a closer look.
     pub(crate) facts: Option<Vec<Fact>>,
+    /// What takes secrets out of that: a peer can put them into its certificate as well.
+    #[cfg(any(feature = "http", feature = "grpc"))]
+    pub(crate) redactor: Option<std::sync::Arc<crate::secrets::Redactor>>,
 }
 
 impl Progress {
@@ -87,7 +90,10 @@ impl Progress {
     /// Notes what was learnt, if somebody takes a closer look.
     pub fn learn(&mut self, what: &str, value: impl fmt::Display) {
         if let Some(facts) = &mut self.facts {
-            facts.push(Fact::new(what, &value.to_string()));
+            let value = value.to_string();
+            #[cfg(any(feature = "http", feature = "grpc"))]
+            let value = self.redactor.as_ref().map_or_else(|| value.clone(), |redactor| redactor.redact(&value));
+            facts.push(Fact::new(what, &value));
         }
     }
 

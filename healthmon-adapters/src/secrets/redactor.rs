@@ -1,6 +1,6 @@
 //! Secrets that come back.
 
-use std::{cmp::Reverse, sync::OnceLock};
+use std::{cmp::Reverse, fmt, sync::OnceLock};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 #[cfg(any(feature = "http", feature = "grpc"))]
@@ -9,8 +9,6 @@ use base64::{
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-
-use crate::net::{Progress, attempt::Fault};
 
 /// A part of a secret that is shorter than this, in bytes, is not looked for in what a peer says.
 const PART: usize = 6;
@@ -28,13 +26,20 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// What stands before a token, and is none.
 const SCHEMES: [&str; 2] = ["bearer", "basic"];
 
-/// Takes what was sent in confidence out of what a peer says: some repeat it. Not `Debug`.
+/// Takes what was sent in confidence out of what a peer says: some repeat it.
 #[derive(Default)]
 pub(crate) struct Redactor {
     hidden: Vec<Box<str>>,
     /// Finds them all in one pass, so that it costs the text's length, however many they are. None if
     /// they are too much for it.
     search: OnceLock<Option<AhoCorasick>>,
+}
+
+/// Says nothing of what it looks for.
+impl fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redactor").finish_non_exhaustive()
+    }
 }
 
 impl Redactor {
@@ -53,7 +58,8 @@ impl Redactor {
         self.hide(value);
         if let Some(Ok(pair)) = value.trim().rsplit(' ').next().map(|encoded| BASE64.decode(encoded)) {
             let pair = String::from_utf8_lossy(&pair);
-            self.hide(&pair);
+            // Whole: a name by itself is no secret, and often a part of the host's.
+            self.hide_all(Some(&pair), std::iter::empty());
             if let Some((_, password)) = pair.split_once(':') {
                 self.hide(password);
             }
@@ -93,15 +99,6 @@ impl Redactor {
         parts.dedup();
         self.hidden.extend(whole.into_iter().chain(parts.into_iter().take(PARTS)).map(Into::into));
         self.search = OnceLock::new();
-    }
-
-    /// The end of an attempt, and what was learnt in it, without the secrets: a peer can put them into
-    /// its certificate as well.
-    pub(crate) fn of_attempt(&self, ended: Result<(), Fault>, progress: &mut Progress) -> Result<(), Fault> {
-        for fact in progress.facts.iter_mut().flatten() {
-            fact.value = self.redact(&fact.value).into();
-        }
-        ended.map_err(|fault| Fault { detail: self.redact(&fault.detail), ..fault })
     }
 
     /// What stands for a secret is not looked into again, and the text grows three times at most,
@@ -185,10 +182,10 @@ mod tests {
     fn sec_what_is_learnt_of_a_certificate_is_told_without_the_secret_in_it() {
         let mut redactor = Redactor::default();
         redactor.hide("canary-4711");
-        let mut progress = Progress::inspecting();
+        let mut progress = crate::net::Progress::inspecting();
+        progress.redactor = Some(redactor.into());
         progress.learn("certificate subject", "CN=Canary-4711");
         progress.learn("tls", "TLSv1_3");
-        assert!(redactor.of_attempt(Ok(()), &mut progress).is_ok());
         let told: Vec<_> = progress.facts.iter().flatten().map(|fact| &*fact.value).collect();
         assert_eq!(told, ["CN=***", "TLSv1_3"]);
     }
@@ -231,15 +228,18 @@ mod tests {
     /// 30 KiB that begin like thousands of secrets everywhere.
     #[cfg(feature = "http")]
     #[test]
-    fn sec_many_secrets_cost_no_more_than_one() {
-        let mut redactor = Redactor::default();
-        redactor.hide_document(&(0..20_000).map(|n| format!("aaaaa{n:06} ")).collect::<String>());
+    fn sec_many_secrets_cost_no_more_than_few() {
         let text = "a".repeat(30_000);
-        let begun = std::time::Instant::now();
-        for _ in 0..32 {
-            assert_eq!(redactor.redact(&text), text);
-        }
-        // Some milliseconds; it was most of a minute when each was looked for at each place.
-        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+        let takes = |secrets: usize| {
+            let mut redactor = Redactor::default();
+            redactor.hide_document(&(0..secrets).map(|n| format!("aaaaa{n:06} ")).collect::<String>());
+            assert_eq!(redactor.redact(&text), text, "from here on it is ready");
+            let begun = std::time::Instant::now();
+            (0..32).for_each(|_| assert_eq!(redactor.redact(&text), text));
+            begun.elapsed()
+        };
+        // Of the many 4,096 are looked for: 32 times as long if each of them cost by itself.
+        let (few, many) = (takes(128), takes(20_000));
+        assert!(many < few * 8, "{few:?} for few, {many:?} for many");
     }
 }
