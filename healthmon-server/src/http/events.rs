@@ -63,20 +63,21 @@ const KINDS: [&str; 4] = ["transition", "blind", "paused", "maintenance"];
 
 impl Wanted {
     fn read(query: Option<&str>) -> Result<Self, Problem> {
-        let single = ["after", "log", "service", "group", "kinds", "reason"];
-        let mut query = Parameters::read(query, &single, &["tag"])?;
+        let single = ["after", "log", "service", "group", "reason"];
+        let mut query = Parameters::read(query, &single, &["tag", "kinds"])?;
         let kinds = |names: &str| {
             let kind = |name| KINDS.into_iter().find(|kind| *kind == name);
             let kinds: Option<Vec<_>> = names.split(',').map(kind).collect();
-            kinds.ok_or_else(|| format!("must be of {}", KINDS.join(", ")))
+            kinds.ok_or_else(|| Problem::field("kinds", format_args!("must be of {}", KINDS.join(", "))))
         };
+        let given = query.all("kinds");
         let mut wanted = Self {
             after: query.parsed("after", "the seq of the last entry that was seen")?.map(Seq),
             log: query.text("log"),
             service: query.with("service", str::parse)?,
             group: query.text("group"),
             tags: query.all("tag").iter().map(|text| tag(text)).collect(),
-            kinds: query.with("kinds", kinds)?.unwrap_or_default(),
+            kinds: if given.is_empty() { Vec::new() } else { kinds(&given.join(","))? },
             reason: query.with("reason", reasons::read)?,
         };
         if wanted.kinds.is_empty() {

@@ -181,7 +181,7 @@ impl Fault {
                 let proxy = &stack.nodes[at].postgres;
                 proxy.trap(trap);
                 let sprung = within(OPPORTUNITY, async || proxy.sprung().then_some(())).await;
-                sprung.ok_or_else(|| format!("{} did not commit anything", stack.nodes[at].name))?;
+                sprung.ok_or_else(|| format!("{} recorded no transition", stack.nodes[at].name))?;
                 if self == Self::CommitStalled {
                     tokio::time::sleep(Duration::from_secs(2)).await;
                     // The connection that holds its breath is not needed for ever.
@@ -197,7 +197,7 @@ impl Fault {
                 stack.nodes[at].postgres.trap(Trap::None);
                 stack.nodes[at].postgres.cut();
                 stack.nodes[at].start();
-                sprung.ok_or_else(|| format!("{} did not commit anything", stack.nodes[at].name))?;
+                sprung.ok_or_else(|| format!("{} recorded no transition", stack.nodes[at].name))?;
                 (format!("kill -9 {} at a commit", stack.nodes[at].name), Duration::ZERO, late_of("recorder"))
             }
             Self::Duplicates => {
