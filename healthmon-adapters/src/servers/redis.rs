@@ -73,8 +73,13 @@ impl PrivateRedis {
         if folder.exists() {
             fs::remove_dir_all(folder)?;
         }
-        let dump = self.den.path("dump.rdb");
-        if dump.exists() { fs::remove_file(dump) } else { Ok(()) }
+        // Before version 7 it was one file.
+        for file in ["appendonly.aof", "dump.rdb"].map(|name| self.den.path(name)) {
+            if file.exists() {
+                fs::remove_file(file)?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts it again after it was killed, on the same port, and waits until it answers.
