@@ -77,6 +77,14 @@ pub(crate) struct Window {
     pub(crate) late_until: Timestamp,
 }
 
+impl Window {
+    /// Until the schedulers have shared out the shards, slots come late.
+    pub(crate) fn of_the_start(begun: Timestamp, started: Timestamp) -> Self {
+        let late_until = started.after(Duration::from_secs(2));
+        Self { what: "the start".to_owned(), from: begun, gaps_until: begun, late_until }
+    }
+}
+
 impl Fault {
     pub(crate) fn choose(numbers: &mut Numbers, only: Option<&str>) -> Self {
         let all: Vec<Self> =

@@ -24,6 +24,7 @@ pub(crate) async fn run(arguments: &Arguments, minutes: u32, rate: u32) -> Resul
     let count = usize::try_from(rate).expect("small");
     let targets = Targets::start(count).await;
     let roles = [("scheduler", 2), ("worker", 3), ("recorder", 2), ("api", 2)];
+    let begun = targets.clock.now();
     let stack = Stack::start(arguments, &roles, &[]).await;
     let mut ids = Vec::new();
     for number in 0..count {
@@ -77,7 +78,7 @@ pub(crate) async fn run(arguments: &Arguments, minutes: u32, rate: u32) -> Resul
     broken.extend(settled.err());
     let (heard, ended) = (client.heard(), targets.clock.now());
     // The outage excuses nothing: no gap, no late result.
-    let windows: [Window; 0] = [];
+    let windows = [Window::of_the_start(begun, started)];
     let case = Case { stack: &stack, targets: &targets, ids: &ids, heard: &heard, windows: &windows, started, ended };
     broken.extend(checker::check(&case).await);
     if let Some(folder) = &arguments.logs {

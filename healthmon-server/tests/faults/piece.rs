@@ -60,13 +60,7 @@ async fn one(arguments: &Arguments, seed: u64, faults: u32) -> Result<(), Vec<St
     let started = targets.clock.now();
     targets.play(&numbers);
     tokio::time::sleep(CALM).await;
-    // Until the schedulers have shared out the shards, slots come late.
-    let mut windows = vec![Window {
-        what: "the start".to_owned(),
-        from: begun,
-        gaps_until: begun,
-        late_until: started.after(Duration::from_secs(2)),
-    }];
+    let mut windows = vec![Window::of_the_start(begun, started)];
     for number in 1..=faults {
         let fault = Fault::choose(&mut numbers, arguments.only.as_deref());
         let struck = fault.strike(&mut stack, &mut numbers, &targets.clock).await;
