@@ -202,8 +202,8 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)
 }
 
-/// Where PostgreSQL's programs are: in the path, so that another version can be put there, or where Debian
-/// keeps them, a folder a version, of which the newest.
+/// Where PostgreSQL's programs are: where Debian keeps them, a folder a version, of which the newest; or in
+/// the path. `PG_BIN` names another folder, to test with another version.
 fn programs() -> io::Result<PathBuf> {
     let has_server = |folder: &PathBuf| folder.join("initdb").exists();
     let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
@@ -212,7 +212,8 @@ fn programs() -> io::Result<PathBuf> {
     versions.sort();
     let on_path =
         std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
-    on_path.into_iter().chain(versions.into_iter().rev()).find(has_server).ok_or_else(|| {
+    let named = std::env::var_os("PG_BIN").map(PathBuf::from);
+    named.into_iter().chain(versions.into_iter().rev()).chain(on_path).find(has_server).ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, "PostgreSQL's initdb is nowhere; install Debian's postgresql")
     })
 }
