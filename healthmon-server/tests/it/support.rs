@@ -238,7 +238,7 @@ impl Events {
 }
 
 /// What every target answers.
-pub(crate) const BODY: &str = "the target says 7f3a";
+pub(crate) const BODY: &str = "the target says quillwort";
 
 /// An HTTP target whose answer can be changed, and that counts.
 pub(crate) struct Target {
