@@ -8,6 +8,7 @@ use std::{
 use healthmon_core::service::Service;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{Exchange, GrpcProber, link::Held, settings::Asking};
 use crate::{net::Progress, prepared::Prepare};
@@ -49,7 +50,7 @@ enum Noticed {
     Break,
 }
 
-/// Calls `changed` for all that is noticed after the first.
+/// Calls `changed` for all that is noticed after the first, and for that unless it is that all is well.
 struct Notice<'a> {
     last: Noticed,
     changed: &'a (dyn Fn() + Send + Sync),
@@ -61,8 +62,12 @@ impl Notice<'_> {
         if self.last == Noticed::Nothing && noticed == Noticed::Break {
             return;
         }
-        let before = std::mem::replace(&mut self.last, noticed);
-        if before != Noticed::Nothing && before != noticed {
+        let is_news = match std::mem::replace(&mut self.last, noticed) {
+            // Nobody knows what it was when it was probed; that all is well is taken for no change.
+            Noticed::Nothing => noticed != Noticed::Status(ServingStatus::Serving as i32),
+            before => before != noticed,
+        };
+        if is_news {
             (self.changed)();
         }
     }
@@ -161,6 +166,8 @@ mod tests {
             notice.take(noticed);
             assert_eq!(told.load(Ordering::SeqCst), news, "{noticed:?}");
         }
+        Notice { last: Noticed::Nothing, changed: &changed }.take(Noticed::Status(2));
+        assert_eq!(told.load(Ordering::SeqCst), 4, "it may have changed since it was probed");
     }
 
     #[test]
