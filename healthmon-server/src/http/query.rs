@@ -20,12 +20,10 @@ impl Parameters {
                 let known = [single, several].concat().join(", ");
                 return Err(Problem::field(&name, format_args!("is not a known parameter; must be one of {known}")));
             }
-            let values = given.entry(name.into_owned()).or_default();
-            values.push(value.into_owned());
-            if is_single && values.len() > 1 {
-                let name = single.iter().find(|name| given.get(**name).is_some_and(|values| values.len() > 1));
-                return Err(Problem::field(name.copied().unwrap_or_default(), "must be given once"));
+            if is_single && given.contains_key(&*name) {
+                return Err(Problem::field(&name, "must be given once"));
             }
+            given.entry(name.into_owned()).or_default().push(value.into_owned());
         }
         Ok(Self(given))
     }
