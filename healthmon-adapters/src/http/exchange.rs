@@ -54,11 +54,16 @@ impl<'a> Exchange<'a> {
     }
 
     pub(super) async fn run(mut self, progress: &mut Progress) -> Result<(), Fault> {
+        self.hide_in(progress);
+        let ended = self.go(progress).await;
+        ended.map_err(|fault| Fault { detail: self.redactor().redact(&fault.detail), ..fault })
+    }
+
+    /// From now on facts are noted without the secrets that there are so far.
+    fn hide_in(&self, progress: &mut Progress) {
         if progress.is_inspected() {
             progress.redactor = Some(self.redactor().into());
         }
-        let ended = self.go(progress).await;
-        ended.map_err(|fault| Fault { detail: self.redactor().redact(&fault.detail), ..fault })
     }
 
     /// What takes our secrets out of what is told of the answer: some targets repeat them.
@@ -126,6 +131,7 @@ impl<'a> Exchange<'a> {
         };
         progress.learn("token", source);
         self.sent.former = self.sent.headers.to_mut().insert(header::AUTHORIZATION, grant.header.clone());
+        self.hide_in(progress);
         if refused.is_some() {
             // One that others fetched meanwhile is as good as one of our own; it is not tried again.
             grant.source = Source::Fetched;

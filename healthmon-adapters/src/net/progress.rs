@@ -92,7 +92,10 @@ impl Progress {
         if let Some(facts) = &mut self.facts {
             let value = value.to_string();
             #[cfg(any(feature = "http", feature = "grpc"))]
-            let value = self.redactor.as_ref().map_or_else(|| value.clone(), |redactor| redactor.redact(&value));
+            let value = match &self.redactor {
+                Some(redactor) => redactor.redact(&value),
+                None => value,
+            };
             facts.push(Fact::new(what, &value));
         }
     }
