@@ -16,6 +16,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use paths::visit_secrets;
+#[cfg(feature = "grpc")]
+pub(crate) use redactor::BASE64;
 #[cfg(any(feature = "grpc", feature = "http"))]
 pub(crate) use redactor::Redactor;
 #[cfg(feature = "sealing")]

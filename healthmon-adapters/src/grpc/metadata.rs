@@ -1,10 +1,6 @@
 //! What a service's settings send along with the question.
 
-use base64::{
-    Engine as _,
-    alphabet::STANDARD,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
+use base64::Engine as _;
 use healthmon_core::{
     probe::IndeterminateReason,
     service::{FieldErrors, Fields},
@@ -14,16 +10,12 @@ use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, BinaryMetadataKey, B
 
 use crate::{
     net::attempt::Fault,
-    secrets::{Redactor, SecretRef, Secrets},
+    secrets::{BASE64, Redactor, SecretRef, Secrets},
 };
 
 const KEYS_LIMIT: usize = 64;
 const SIZE_LIMIT: usize = 8 * 1024;
 const USER_AGENT: &str = concat!("healthmon/", env!("CARGO_PKG_VERSION"));
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// Names that say how the message is framed, or what the connection is for.
 const RESERVED: [&str; 10] = [

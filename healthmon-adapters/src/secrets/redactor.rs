@@ -3,7 +3,6 @@
 use std::{cmp::Reverse, fmt, sync::OnceLock};
 
 use aho_corasick::{AhoCorasick, MatchKind};
-#[cfg(any(feature = "http", feature = "grpc"))]
 use base64::{
     Engine as _,
     alphabet::STANDARD,
@@ -17,8 +16,8 @@ const WHOLE: usize = 3;
 /// Of one secret no more parts than these are looked for, the longest.
 const PARTS: usize = 4_096;
 
-#[cfg(any(feature = "http", feature = "grpc"))]
-const BASE64: GeneralPurpose = GeneralPurpose::new(
+/// As people write it: with its end or without.
+pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
