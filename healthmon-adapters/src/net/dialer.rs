@@ -138,8 +138,7 @@ impl Dialer {
     }
 
     /// This dialer with places kept for the lookups of these names, whatever else is looked up: of those that
-    /// must be found when many others hang, such as the canary's. To be called after
-    /// [`with_lookups`](Self::with_lookups).
+    /// must be found when many others hang, such as the canary's.
     #[must_use]
     pub fn with_places_kept_for(mut self, names: impl IntoIterator<Item: AsRef<str>>) -> Self {
         names.into_iter().for_each(|name| self.lookups.keep(name.as_ref()));
@@ -149,7 +148,7 @@ impl Dialer {
     /// This dialer with another bound on lookups that go on at once.
     #[must_use]
     pub fn with_lookups(mut self, lookups: NonZeroUsize) -> Self {
-        self.lookups = Lookups::new(lookups.get().min(Semaphore::MAX_PERMITS));
+        self.lookups = self.lookups.resized(lookups.get().min(Semaphore::MAX_PERMITS));
         self
     }
 

@@ -307,13 +307,16 @@ async fn a_dead_resolver_is_the_targets_trouble_and_a_full_queue_of_lookups_is_o
     assert_eq!(detail(&second), "timed out after 300 ms while waiting for a free lookup");
 }
 
-/// A resolver as the system's is: a lookup that hangs goes on when nobody waits for it any longer.
-struct Stuck;
+/// A resolver as the system's is: a lookup that hangs goes on when nobody waits for it any longer. It
+/// counts those.
+#[derive(Default)]
+struct Stuck(tokio::sync::watch::Sender<usize>);
 
 #[async_trait]
 impl Resolver for Stuck {
     async fn resolve(&self, name: &str, permit: LookupPermit) -> Result<Vec<std::net::IpAddr>, ResolveError> {
         if name.starts_with("hung") {
+            self.0.send_modify(|count| *count += 1);
             std::mem::forget(permit);
             std::future::pending::<()>().await;
         }
@@ -321,29 +324,41 @@ impl Resolver for Stuck {
     }
 }
 
+fn stuck(lookups: usize) -> (Arc<Stuck>, Dialer) {
+    let resolver = Arc::new(Stuck::default());
+    let dialer = Dialer::new(AddressPolicy::new(Loopback::Allowed)).with_resolver(Arc::clone(&resolver) as _);
+    (resolver, dialer.with_lookups(std::num::NonZeroUsize::new(lookups).expect("not zero")))
+}
+
+/// Probes all of these hosts at once.
+async fn probed(
+    prober: &HttpProber,
+    hosts: impl Iterator<Item = String>,
+    timeout: Duration,
+) -> Vec<healthmon_core::probe::Observation> {
+    let each = hosts.map(|host| {
+        let probe = probe_of(settings(&format!("http://{host}/"), timeout, &json!({})));
+        async move { prober.probe(&probe).await }
+    });
+    futures_util::future::join_all(each).await
+}
+
 #[tokio::test]
 async fn names_whose_lookup_hangs_leave_room_for_others() {
-    let lookups = std::num::NonZeroUsize::new(4).expect("not zero");
-    let policy = AddressPolicy::new(Loopback::Allowed);
-    let prober = &prober_with(Dialer::new(policy).with_resolver(Arc::new(Stuck)).with_lookups(lookups));
+    let prober = &prober_with(stuck(4).1);
     let server = Server::answering(|_| OK.to_vec()).await;
     let good = format!("http://good.test:{}/", server.address.port());
-    let hung: Vec<String> = (0..4).map(|n| format!("http://hung.n{n}.test/")).collect();
-    let all = &|times: usize, timeout| {
-        futures_util::future::join_all(hung.iter().cycle().take(4 * times).map(move |url| {
-            let probe = probe_of(settings(url, timeout, &json!({})));
-            async move { prober.probe(&probe).await }
-        }))
-    };
+    let hung = |times| (0..4 * times).map(|n| format!("hung.n{}.test", n % 4));
     // When they begin to hang they hold all there is, for a second.
-    let (first, after) = tokio::join!(all(1, SHORT * 4), see_within(prober, &good, PATIENCE, json!({})));
+    let (first, after) =
+        tokio::join!(probed(prober, hung(1), SHORT * 4), see_within(prober, &good, PATIENCE, json!({})));
     assert!(first.iter().all(|seen| seen.outcome == Outcome::Fail(FailReason::Timeout)), "{first:?}");
     assert_eq!(after.outcome, Outcome::Pass, "{after:?}");
     assert!(after.phases.dns_us.is_some_and(|micros| micros < 1_500_000), "{after:?}");
     // From then on they hold up each other and nobody else.
     for _ in 0..3 {
         let (again, others) = tokio::join!(
-            all(3, SHORT),
+            probed(prober, hung(3), SHORT),
             futures_util::future::join_all((0..10).map(|_| see_within(prober, &good, SHORT, json!({}))))
         );
         let waiting = Outcome::Indeterminate(IndeterminateReason::Internal);
@@ -354,17 +369,13 @@ async fn names_whose_lookup_hangs_leave_room_for_others() {
 
 #[tokio::test]
 async fn sec_ever_new_names_of_a_domain_that_hangs_take_a_quarter_of_the_lookups() {
-    let lookups = std::num::NonZeroUsize::new(8).expect("not zero");
-    let policy = AddressPolicy::new(Loopback::Allowed);
-    let prober = &prober_with(Dialer::new(policy).with_resolver(Arc::new(Stuck)).with_lookups(lookups));
+    let prober = &prober_with(stuck(8).1);
     let server = Server::answering(|_| OK.to_vec()).await;
     let good = format!("http://good.test:{}/", server.address.port());
     for round in 0..3 {
-        let hostile = futures_util::future::join_all((0..40).map(|n| {
-            let probe = probe_of(settings(&format!("http://hung{round}-{n}.evil.test/"), SHORT, &json!({})));
-            async move { prober.probe(&probe).await }
-        }));
-        let (hostile, other) = tokio::join!(hostile, see_within(prober, &good, SHORT, json!({})));
+        let hostile = (0..40).map(|n| format!("hung{round}-{n}.evil.test"));
+        let (hostile, other) =
+            tokio::join!(probed(prober, hostile, SHORT), see_within(prober, &good, SHORT, json!({})));
         assert!(hostile.iter().all(|seen| seen.outcome != Outcome::Pass));
         assert_eq!(other.outcome, Outcome::Pass, "round {round}: {other:?}");
     }
@@ -372,39 +383,27 @@ async fn sec_ever_new_names_of_a_domain_that_hangs_take_a_quarter_of_the_lookups
 
 #[tokio::test]
 async fn names_that_are_known_to_hang_leave_room_for_others_of_their_domain() {
-    let lookups = std::num::NonZeroUsize::new(8).expect("not zero");
-    let policy = AddressPolicy::new(Loopback::Allowed);
-    let prober = &prober_with(Dialer::new(policy).with_resolver(Arc::new(Stuck)).with_lookups(lookups));
+    let prober = &prober_with(stuck(8).1);
     let server = Server::answering(|_| OK.to_vec()).await;
     let good = format!("http://good.corp.test:{}/", server.address.port());
-    let hung = |timeout| {
-        futures_util::future::join_all((0..2).map(move |n| {
-            let probe = probe_of(settings(&format!("http://hung{n}.corp.test/"), timeout, &json!({})));
-            async move { prober.probe(&probe).await }
-        }))
-    };
     // As many as the domain may have.
-    assert!(hung(SHORT * 4).await.iter().all(|seen| seen.outcome == Outcome::Fail(FailReason::Timeout)));
-    let (again, other) = tokio::join!(hung(SHORT), see_within(prober, &good, SHORT, json!({})));
+    let hung = || (0..2).map(|n| format!("hung{n}.corp.test"));
+    let first = probed(prober, hung(), SHORT * 4).await;
+    assert!(first.iter().all(|seen| seen.outcome == Outcome::Fail(FailReason::Timeout)), "{first:?}");
+    let (again, other) = tokio::join!(probed(prober, hung(), SHORT), see_within(prober, &good, SHORT, json!({})));
     assert!(again.iter().all(|seen| seen.outcome != Outcome::Pass), "{again:?}");
     assert_eq!(other.outcome, Outcome::Pass, "{other:?}");
 }
 
 #[tokio::test]
 async fn a_name_for_which_places_are_kept_is_found_when_all_lookups_hang() {
-    let lookups = std::num::NonZeroUsize::new(2).expect("not zero");
-    let policy = AddressPolicy::new(Loopback::Allowed);
-    let dialer = Dialer::new(policy).with_resolver(Arc::new(Stuck)).with_lookups(lookups);
+    let (resolver, dialer) = stuck(2);
     let prober = &prober_with(dialer.with_places_kept_for(["canary.test"]));
     let server = Server::answering(|_| OK.to_vec()).await;
     let [kept, good] = ["Canary.test.", "good.org"].map(|name| format!("http://{name}:{}/", server.address.port()));
-    let hung = futures_util::future::join_all((0..40).map(|n| {
-        let probe = probe_of(settings(&format!("http://hung.n{n}.test/"), PATIENCE, &json!({})));
-        async move { prober.probe(&probe).await }
-    }));
     let story = async {
-        // Until they have taken all there is, in both rooms.
-        tokio::time::sleep(SHORT * 5).await;
+        // All there is, in both rooms.
+        resolver.0.subscribe().wait_for(|hung| *hung == 4).await.expect("the resolver is there");
         let waiting = see_within(prober, &good, SHORT, json!({})).await;
         assert_eq!(waiting.outcome, Outcome::Indeterminate(IndeterminateReason::Internal), "{waiting:?}");
         let canary = see_within(prober, &kept, SHORT, json!({})).await;
@@ -412,7 +411,7 @@ async fn a_name_for_which_places_are_kept_is_found_when_all_lookups_hang() {
     };
     tokio::select! {
         () = story => {}
-        _ = hung => panic!("they hang longer than that"),
+        _ = probed(prober, (0..40).map(|n| format!("hung.n{n}.test")), PATIENCE) => panic!("they hang longer than that"),
     }
 }
 

@@ -11,7 +11,6 @@ use tokio::{
     sync::{AcquireError, Semaphore},
     time::{Instant, timeout},
 };
-
 use url::Host;
 
 use crate::net::{
@@ -122,6 +121,11 @@ impl Lookups {
     pub(super) fn new(most: usize) -> Self {
         let [usual, hanging] = [0; 2].map(|_| Room::new(most));
         Self { usual, hanging, kept: HashMap::new(), hung: Mutex::default() }
+    }
+
+    /// As many places for others, those that are kept being kept.
+    pub(super) fn resized(self, most: usize) -> Self {
+        Self { kept: self.kept, ..Self::new(most) }
     }
 
     /// Keeps places for `name` alone, in whatever way it is written in a URL.
