@@ -189,7 +189,12 @@ impl Secrets {
         let texts =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let variables = texts.filter(|(name, _)| is_variable(name)).collect();
-        Self(Arc::new(Sources { variables, folder, ..Sources::default() }))
+        Self(Arc::new(Sources {
+            variables,
+            folder,
+            #[cfg(feature = "sealing")]
+            keys: None,
+        }))
     }
 
     /// These secrets, and those that one of `keys` opens.
