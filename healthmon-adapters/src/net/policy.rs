@@ -129,7 +129,7 @@ const fn v6(segments: [u16; 8], prefix: u8, rule: Rule) -> (Ipv6Net, Rule) {
     (Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix), rule)
 }
 
-static SPECIAL_V6: [(Ipv6Net, Rule); 8] = [
+static SPECIAL_V6: [(Ipv6Net, Rule); 11] = [
     v6([0, 0, 0, 0, 0, 0, 0, 0], 128, Rule::Unspecified),
     v6([0, 0, 0, 0, 0, 0, 0, 1], 128, Rule::Loopback),
     v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10, Rule::LinkLocal),
@@ -137,6 +137,9 @@ static SPECIAL_V6: [(Ipv6Net, Rule); 8] = [
     v6([0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0], 32, Rule::Metadata),
     v6([0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254], 128, Rule::Metadata),
     v6([0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042], 128, Rule::Metadata),
+    v6([0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128, Rule::Metadata),
+    v6([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1], 128, Rule::Metadata),
+    v6([0xfd00, 0x0100, 0, 0, 0, 0, 0x0100, 0x0200], 128, Rule::Metadata),
     v6([0x0064, 0xff9b, 0x0001, 0, 0, 0, 0, 0], 48, Rule::LocalTranslation),
 ];
 

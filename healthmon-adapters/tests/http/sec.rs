@@ -84,6 +84,9 @@ const FORBIDDEN: &[&str] = &[
     "[fd00:ec2::254]",
     "[fd20:ce::254]",
     "[fd00:42::42]",
+    "[fd00:c1::a9fe:a9fe]",
+    "[fd00:a9fe:a9fe::1]",
+    "[fd00:100::100:200]",
 ];
 
 #[tokio::test]
