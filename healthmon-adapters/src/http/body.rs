@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use flate2::{Decompress, FlushDecompress, Status, write::MultiGzDecoder};
 use healthmon_core::probe::FailReason;
 use hyper::{
     Response,
@@ -103,7 +103,7 @@ pub(super) async fn read(link: &mut Link, response: Response<Incoming>, wanted: 
     let text = match decoder {
         None => None,
         Some(decoder) => {
-            let (bytes, end) = decoder.finish(end)?;
+            let (bytes, end) = decoder.finish(size, end)?;
             Some(Kept { bytes, end })
         }
     };
@@ -153,12 +153,55 @@ impl Write for Output {
 enum Decoder {
     Identity(Output),
     Gzip(Box<MultiGzDecoder<Output>>),
-    /// "deflate" by the book: zlib's format.
-    Zlib(Box<ZlibDecoder<Output>>),
-    /// "deflate" as some servers mean it: without zlib's frame.
-    Deflate(Box<DeflateDecoder<Output>>),
+    /// "deflate" by the book, which is zlib's format, or as some servers mean it: without zlib's frame.
+    Deflate(Box<Inflated>),
     /// "deflate" before its first byte has shown which.
     Either,
+}
+
+/// What comes out of "deflate". By hand, for flate2's writers do not say whether the stream came to its end, and
+/// without a frame nothing else would.
+struct Inflated {
+    state: Decompress,
+    text: Vec<u8>,
+    is_whole: bool,
+}
+
+impl Inflated {
+    fn new(has_frame: bool) -> Self {
+        Self { state: Decompress::new(has_frame), text: Vec::new(), is_whole: false }
+    }
+
+    /// Takes `data` up to the cap; what follows the end is not looked at.
+    fn take(&mut self, mut data: &[u8]) -> io::Result<()> {
+        let mut buffer = [0; 4096];
+        loop {
+            let room = buffer.len().min(LIMIT - self.text.len());
+            if self.is_whole || room == 0 {
+                return Ok(());
+            }
+            let (taken, made) = (self.state.total_in(), self.state.total_out());
+            let status = self.state.decompress(data, &mut buffer[..room], FlushDecompress::None)?;
+            let since = |before: u64, now: u64| usize::try_from(now - before).unwrap_or(usize::MAX);
+            let (taken, made) = (since(taken, self.state.total_in()), since(made, self.state.total_out()));
+            data = &data[taken..];
+            self.text.extend_from_slice(&buffer[..made]);
+            self.is_whole = status == Status::StreamEnd;
+            if data.is_empty() && made < room {
+                return Ok(());
+            }
+            if taken == 0 && made == 0 {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not go on"));
+            }
+        }
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        match self.is_whole {
+            true => Ok(()),
+            false => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it is cut off")),
+        }
+    }
 }
 
 impl Decoder {
@@ -180,17 +223,12 @@ impl Decoder {
         if let (Self::Either, Some(first)) = (&*self, data.first()) {
             // zlib's first byte names the method 8 and a window of at most 32 KiB. As the first of a
             // bare stream it would begin a stored block of an odd kind, which encoders do not write.
-            *self = if first & 0x0f == 8 && first >> 4 <= 7 {
-                Self::Zlib(Box::new(ZlibDecoder::new(Output::default())))
-            } else {
-                Self::Deflate(Box::new(DeflateDecoder::new(Output::default())))
-            };
+            *self = Self::Deflate(Box::new(Inflated::new(first & 0x0f == 8 && first >> 4 <= 7)));
         }
         let written = match self {
             Self::Identity(kept) => kept.write_all(data),
             Self::Gzip(decoder) => decoder.write_all(data),
-            Self::Zlib(decoder) => decoder.write_all(data),
-            Self::Deflate(decoder) => decoder.write_all(data),
+            Self::Deflate(inflated) => inflated.take(data),
             Self::Either => Ok(()),
         };
         if self.kept() >= LIMIT {
@@ -203,19 +241,19 @@ impl Decoder {
         match self {
             Self::Identity(kept) => kept.0.len(),
             Self::Gzip(decoder) => decoder.get_ref().0.len(),
-            Self::Zlib(decoder) => decoder.get_ref().0.len(),
-            Self::Deflate(decoder) => decoder.get_ref().0.len(),
+            Self::Deflate(inflated) => inflated.text.len(),
             Self::Either => 0,
         }
     }
 
-    /// What was decoded, and whether that is all of it.
-    fn finish(mut self, end: End) -> Result<(Vec<u8>, End), Fault> {
+    /// What was decoded of `received` bytes, and whether that is all of it.
+    fn finish(mut self, received: u64, end: End) -> Result<(Vec<u8>, End), Fault> {
         let flushed = match &mut self {
+            // An empty body has nothing that could be coded, whatever the header says.
+            _ if received == 0 => Ok(()),
             Self::Identity(_) | Self::Either => Ok(()),
             Self::Gzip(decoder) => decoder.try_finish(),
-            Self::Zlib(decoder) => decoder.try_finish(),
-            Self::Deflate(decoder) => decoder.try_finish(),
+            Self::Deflate(inflated) => inflated.finish(),
         };
         let cut = if self.kept() >= LIMIT { End::Capped } else { end };
         if let (End::Reached, Err(error)) = (cut, flushed) {
@@ -224,8 +262,7 @@ impl Decoder {
         let kept = match &mut self {
             Self::Identity(kept) => std::mem::take(&mut kept.0),
             Self::Gzip(decoder) => std::mem::take(&mut decoder.get_mut().0),
-            Self::Zlib(decoder) => std::mem::take(&mut decoder.get_mut().0),
-            Self::Deflate(decoder) => std::mem::take(&mut decoder.get_mut().0),
+            Self::Deflate(inflated) => std::mem::take(&mut inflated.text),
             Self::Either => Vec::new(),
         };
         Ok((kept, cut))

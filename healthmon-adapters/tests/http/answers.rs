@@ -94,6 +94,27 @@ async fn the_expected_text_is_found_in_a_body_of_any_encoding_that_was_offered()
 }
 
 #[tokio::test]
+async fn an_empty_body_is_an_empty_text_and_one_that_is_cut_off_is_none() {
+    let coded = |named: &str, body: &[u8]| {
+        let length = body.len();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-encoding: {named}\r\ncontent-length: {length}\r\n\r\n");
+        [head.as_bytes(), body].concat()
+    };
+    let options = json!({"expect": {"body": {"not_contains": "error"}}});
+    let text: String = (0..2_000).map(|n| format!("{n} ")).collect();
+    for (named, how) in [("gzip", "gzip"), ("deflate", "deflate"), ("deflate", "bare")] {
+        let empty = Server::sending(coded(named, b"")).await;
+        let seen = see(&prober(), &empty.url(), options.clone()).await;
+        assert_eq!(seen.outcome, Outcome::Pass, "{named}: {seen:?}");
+        let whole = encoded(how, text.as_bytes());
+        let cut = Server::sending(coded(named, &whole[..whole.len() / 2])).await;
+        let seen = see(&prober(), &cut.url(), options.clone()).await;
+        assert_eq!(seen.outcome, Outcome::Fail(FailReason::Protocol), "{named} {how}: {seen:?}");
+        assert!(detail(&seen).starts_with("the body cannot be decoded: "), "{seen:?}");
+    }
+}
+
+#[tokio::test]
 async fn method_headers_and_body_are_sent_as_configured() {
     let server = Server::answering(|_| OK.to_vec()).await;
     let options = json!({"http": {
