@@ -11,6 +11,7 @@ use std::{
     collections::HashMap,
     io,
     sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::Duration,
 };
 
 use healthmon_core::probe::{FailReason, IndeterminateReason};
@@ -149,6 +150,10 @@ type Way = (Option<Arc<Written>>, Offer);
 
 /// How many ways of doing TLS are held ready; beyond them, they are made anew.
 const CONNECTORS: usize = 1_024;
+/// When there is no more room, those that are ready are let go after so long, for some of them will be of
+/// services that are no more. Not sooner: services come round and round, and to let others go for each newcomer
+/// would keep nothing at all as soon as they do not all fit.
+const RENEWED_AFTER: Duration = Duration::from_mins(10);
 
 /// The client side of TLS. Cheap to clone; clones share what was set up.
 #[derive(Clone)]
@@ -159,7 +164,18 @@ struct Shared {
     roots: Arc<RootCertStore>,
     secrets: Secrets,
     /// Set up once for each way in which services want it.
-    connectors: Mutex<HashMap<Way, TlsConnector>>,
+    connectors: Mutex<Connectors>,
+}
+
+struct Connectors {
+    ready: HashMap<Way, TlsConnector>,
+    since: Instant,
+}
+
+impl Default for Connectors {
+    fn default() -> Self {
+        Self { ready: HashMap::new(), since: Instant::now() }
+    }
 }
 
 impl std::fmt::Debug for TlsClient {
@@ -289,17 +305,19 @@ impl TlsClient {
         let key = (settings.written().cloned(), offer);
         // A key may be rotated behind its reference: those are set up each time.
         let keep = key.0.as_ref().is_none_or(|written| written.identity.is_none());
-        let known = self.0.connectors.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let known = self.0.connectors.lock().unwrap_or_else(PoisonError::into_inner).ready.get(&key).cloned();
         if let Some(known) = known {
             return Ok(known);
         }
         let made = self.0.connect_by(key.0.as_deref().unwrap_or(&Written::default()), &key.1)?;
         let mut connectors = self.0.connectors.lock().unwrap_or_else(PoisonError::into_inner);
         if keep {
-            if connectors.len() >= CONNECTORS {
-                connectors.clear();
+            if connectors.ready.len() >= CONNECTORS && connectors.since.elapsed() > RENEWED_AFTER {
+                *connectors = Connectors::default();
             }
-            connectors.insert(key, made.clone());
+            if connectors.ready.len() < CONNECTORS {
+                connectors.ready.insert(key, made.clone());
+            }
         }
         Ok(made)
     }

@@ -11,6 +11,9 @@ use rustls::{
     client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue},
     pki_types::ServerName,
 };
+use tokio::time::Instant;
+
+use super::RENEWED_AFTER;
 
 /// How many servers' sessions are kept. rustls's own store keeps an eighth of its size, the newest to
 /// come; services that come round and round and are more than that would never find theirs.
@@ -22,7 +25,18 @@ const TICKETS: usize = 4;
 
 /// The newest sessions of each server.
 #[derive(Default)]
-pub(super) struct Sessions(Mutex<HashMap<ServerName<'static>, Session>>);
+pub(super) struct Sessions(Mutex<Kept>);
+
+struct Kept {
+    of: HashMap<ServerName<'static>, Session>,
+    since: Instant,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { of: HashMap::new(), since: Instant::now() }
+    }
+}
 
 #[derive(Default)]
 struct Session {
@@ -41,17 +55,20 @@ impl fmt::Debug for Sessions {
 
 impl Sessions {
     /// Nothing here panics while it holds the lock.
-    fn kept(&self) -> MutexGuard<'_, HashMap<ServerName<'static>, Session>> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn edit(&self, server: ServerName<'static>, edit: impl FnOnce(&mut Session)) {
         let mut kept = self.kept();
-        if kept.len() >= SERVERS && !kept.contains_key(&server) {
+        if kept.of.len() >= SERVERS && !kept.of.contains_key(&server) {
+            if kept.since.elapsed() < RENEWED_AFTER {
+                return;
+            }
             // Whoever is still probed gets another with the next handshake.
-            kept.clear();
+            *kept = Kept::default();
         }
-        edit(kept.entry(server).or_default());
+        edit(kept.of.entry(server).or_default());
     }
 }
 
@@ -61,7 +78,7 @@ impl ClientSessionStore for Sessions {
     }
 
     fn kx_hint(&self, server: &ServerName<'_>) -> Option<NamedGroup> {
-        self.kept().get(server).and_then(|session| session.group)
+        self.kept().of.get(server).and_then(|session| session.group)
     }
 
     fn set_tls12_session(&self, server: ServerName<'static>, value: Tls12ClientSessionValue) {
@@ -69,11 +86,11 @@ impl ClientSessionStore for Sessions {
     }
 
     fn tls12_session(&self, server: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.kept().get(server).and_then(|session| session.tls12.clone())
+        self.kept().of.get(server).and_then(|session| session.tls12.clone())
     }
 
     fn remove_tls12_session(&self, server: &ServerName<'static>) {
-        if let Some(session) = self.kept().get_mut(server) {
+        if let Some(session) = self.kept().of.get_mut(server) {
             session.tls12 = None;
         }
     }
@@ -88,6 +105,6 @@ impl ClientSessionStore for Sessions {
     }
 
     fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.kept().get_mut(server).and_then(|session| session.tls13.pop_back())
+        self.kept().of.get_mut(server).and_then(|session| session.tls13.pop_back())
     }
 }

@@ -84,15 +84,18 @@ impl TlsSettings {
     }
 
     /// These settings for a peer that is not the target itself: the client's certificate is not shown
-    /// to it, and it is asked for by its own name.
+    /// to it, it is asked for by its own name, and no session of it is kept (a target names as many such
+    /// peers as it likes, and each decides how large its sessions are).
     #[must_use]
     pub fn elsewhere(&self) -> Self {
-        match &self.0 {
-            Some(written) if written.identity.is_some() || written.server_name.is_some() => {
-                let written = Written { identity: None, server_name: None, ..Written::clone(written) };
-                if written == Written::default() { Self(None) } else { Self(Some(Arc::new(written))) }
-            }
-            _ => self.clone(),
+        let Some(written) = &self.0 else { return Self(None) };
+        let elsewhere = Written { verify: written.verify, ca: written.ca.clone(), ..Written::default() };
+        if elsewhere == **written {
+            self.clone()
+        } else if elsewhere == Written::default() {
+            Self(None)
+        } else {
+            Self(Some(Arc::new(elsewhere)))
         }
     }
 
