@@ -245,7 +245,7 @@ impl Exchange<'_> {
         let service = self.asking.asked.service.as_str();
         progress.learn("asks for", if service.is_empty() { "the server as a whole" } else { service });
         let ended = self.ask(&question, progress).await;
-        ended.map_err(|fault| Fault { detail: question.redactor.redact(&fault.detail), ..fault })
+        ended.map_err(|fault| fault.redacted(&question.redactor))
     }
 
     fn question(&self) -> Result<Question, Fault> {

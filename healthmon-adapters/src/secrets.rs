@@ -1,14 +1,15 @@
 //! Texts in a service's settings that nobody shall see.
 
 mod paths;
-#[cfg(any(feature = "grpc", feature = "http"))]
+#[cfg(any(feature = "grpc", feature = "http", feature = "tcp", feature = "websocket"))]
 mod redactor;
 #[cfg(feature = "sealing")]
 mod sealing;
 
 use std::{
     collections::HashMap,
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, Read as _},
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use paths::visit_secrets;
 #[cfg(feature = "grpc")]
 pub(crate) use redactor::BASE64;
-#[cfg(any(feature = "grpc", feature = "http"))]
+#[cfg(any(feature = "grpc", feature = "http", feature = "tcp", feature = "websocket"))]
 pub(crate) use redactor::Redactor;
 #[cfg(feature = "sealing")]
 pub use sealing::{InvalidKeys, SealError, SealingKeys};
@@ -230,12 +231,17 @@ impl Secrets {
     }
 }
 
-/// Reads a small file; a line's end behind the secret is not part of it.
+/// Reads a small file; a line's end behind the secret is not part of it. What is no file (a pipe, a device)
+/// could keep us waiting for ever, or never end.
 fn read(path: &Path) -> io::Result<Box<str>> {
-    if fs::metadata(path)?.len() > SECRET_LIMIT as u64 {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut text = String::new();
+    let length = fs::File::open(path)?.take(SECRET_LIMIT as u64 + 1).read_to_string(&mut text)?;
+    if length > SECRET_LIMIT {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 65536 bytes"));
     }
-    let text = fs::read_to_string(path)?;
     Ok(text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line)).into())
 }
 
@@ -252,6 +258,21 @@ mod tests {
             assert!(refused.to_string().contains("none of the server's own"), "{refused}");
         }
         assert!(serde_json::from_value::<SecretRef>(json!({"env": "HEALTHMON_SECRET_TOKEN"})).is_ok());
+    }
+
+    /// Whoever may write there could else keep us reading for ever.
+    #[cfg(unix)]
+    #[test]
+    fn sec_what_is_no_file_is_not_read() {
+        let folder = std::env::temp_dir().join(format!("healthmon-secrets-{}", std::process::id()));
+        fs::create_dir_all(folder.join("folder")).expect("a folder");
+        std::os::unix::fs::symlink("/dev/zero", folder.join("endless")).expect("a link");
+        fs::write(folder.join("long"), vec![b'x'; SECRET_LIMIT + 1]).expect("written");
+        let secrets = Secrets::of_environment(Some(folder.clone()));
+        for name in ["endless", "folder", "long"] {
+            assert!(secrets.reveal(&SecretRef::File(name.into())).is_err(), "{name}");
+        }
+        fs::remove_dir_all(folder).expect("removed");
     }
 
     #[test]

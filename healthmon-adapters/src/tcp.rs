@@ -117,8 +117,13 @@ impl TcpProber {
             Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
         };
         let attempt = attempt.measured_from_now();
+        let redactor = || asking.settings.dialogue.redactor(&self.secrets, asking.address.host());
+        if progress.is_inspected() {
+            progress.redactor = Some(redactor().into());
+        }
         let exchange = self.exchange(&asking, attempt.deadline(), &mut progress);
         let ended = attempt.limit(Box::pin(exchange)).await;
+        let ended = ended.map(|ended| ended.map_err(|fault| fault.redacted(&redactor())));
         attempt.inspected(ended, progress, &asking.settings.expectations)
     }
 

@@ -84,8 +84,13 @@ impl TlsProber {
             Err(errors) => return Inspection::of(Fault::unreadable(&errors).into()),
         };
         let attempt = attempt.measured_from_now();
+        let redactor = || asking.settings.dialogue.redactor(&self.secrets, asking.address.host());
+        if progress.is_inspected() {
+            progress.redactor = Some(redactor().into());
+        }
         let exchange = self.exchange(&asking, attempt.deadline(), &mut progress);
         let ended = attempt.limit(Box::pin(exchange)).await;
+        let ended = ended.map(|ended| ended.map_err(|fault| fault.redacted(&redactor())));
         attempt.inspected(ended, progress, &asking.settings.expectations)
     }
 
@@ -157,6 +162,10 @@ impl Prepare for Asking {
 
     fn patterns(&self) -> usize {
         self.settings.dialogue.patterns()
+    }
+
+    fn patterns_kib(&self) -> usize {
+        self.settings.dialogue.patterns_kib()
     }
 }
 

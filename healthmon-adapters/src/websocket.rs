@@ -104,9 +104,14 @@ impl WebSocketProber {
         };
         let attempt = attempt.measured_from_now();
         let deadline = attempt.deadline();
+        let redactor = || asking.redactor(&self.secrets);
+        if progress.is_inspected() {
+            progress.redactor = Some(redactor().into());
+        }
         let mut session = None;
         let exchange = self.exchange(&asking, deadline, &mut session, &mut progress);
         let ended = attempt.limit(Box::pin(exchange)).await;
+        let ended = ended.map(|ended| ended.map_err(|fault| fault.redacted(&redactor())));
         let inspection = attempt.inspected(ended, progress, &asking.settings.expectations);
         if let Some(session) = session {
             // What follows is no part of what was measured.

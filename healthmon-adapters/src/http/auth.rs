@@ -14,7 +14,7 @@ use url::Url;
 
 use super::proxy::{basic, is_user};
 use crate::{
-    net::attempt::Fault,
+    net::{attempt::Fault, tls::TlsSettings},
     secrets::{SecretRef, Secrets},
 };
 pub(super) use tokens::{Grant, Source, Tokens};
@@ -39,6 +39,8 @@ pub(super) struct Client {
     scope: Option<Box<str>>,
     audience: Option<Box<str>>,
     place: Place,
+    /// How the token server's certificate is checked, whatever the target's settings say.
+    tls: TlsSettings,
 }
 
 /// Where the token server wants to be shown who we are.
@@ -145,11 +147,15 @@ impl Client {
             }
         }
         let place = fields.optional("credentials").unwrap_or_default();
+        let tls = fields.section("tls", TlsSettings::read).unwrap_or_default();
+        if tls != tls.elsewhere() {
+            fields.wrong("tls", "takes only verify and ca");
+        }
         fields.finish()?;
         let (scope, audience) = (scope.map(Into::into), audience.map(Into::into));
         match (url, id, secret) {
             (Some(url), Some(id), Some(secret)) => {
-                Ok(Auth::Client(Box::new(Self { url, id: id.into(), secret, scope, audience, place })))
+                Ok(Auth::Client(Box::new(Self { url, id: id.into(), secret, scope, audience, place, tls })))
             }
             _ => Err(required()),
         }

@@ -56,7 +56,7 @@ impl<'a> Exchange<'a> {
     pub(super) async fn run(mut self, progress: &mut Progress) -> Result<(), Fault> {
         self.hide_in(progress);
         let ended = self.go(progress).await;
-        ended.map_err(|fault| Fault { detail: self.redactor().redact(&fault.detail), ..fault })
+        ended.map_err(|fault| fault.redacted(&self.redactor()))
     }
 
     /// From now on facts are noted without the secrets that there are so far.
@@ -77,6 +77,9 @@ impl<'a> Exchange<'a> {
         }
         if let Some(Ok(Some(value))) = self.settings.route.proxy().map(|proxy| proxy.authorization(secrets)) {
             redactor.hide_authorization(&String::from_utf8_lossy(value.as_bytes()));
+        }
+        if let Some(host) = self.probe.service.settings.url.url().host() {
+            redactor.spare(host);
         }
         redactor
     }

@@ -114,6 +114,11 @@ impl Expect {
         self.more.as_ref().map_or(0, |more| more.patterns())
     }
 
+    /// What they are compiled to, in KiB.
+    pub(super) fn patterns_kib(&self) -> usize {
+        self.more.as_ref().map_or(0, |more| more.patterns_kib())
+    }
+
     /// What is wanted of the body.
     pub(super) fn wanted(&self) -> Wanted {
         let Some(more) = &self.more else { return Wanted::NOTHING };

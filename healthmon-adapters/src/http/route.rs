@@ -188,7 +188,10 @@ impl Connector {
             Some(Detour::Proxy(proxy)) => {
                 let stream = self.dial_proxy(proxy, &host, route, deadline, progress).await?;
                 let authorization = proxy.authorization(&self.secrets)?;
-                return Box::pin(proxy.tunnel(stream, &host, port, authorization, progress)).await;
+                progress.is_at_proxy = true;
+                let tunnel = Box::pin(proxy.tunnel(stream, &host, port, authorization, progress)).await;
+                progress.is_at_proxy = false;
+                return tunnel;
             }
             Some(Detour::Place(place)) if whose == Whose::Own => {
                 let host = match &place.host {
@@ -222,7 +225,9 @@ impl Connector {
             return Err(Fault::indeterminate(IndeterminateReason::Blocked, refusal.to_string()));
         }
         let (host, port, _) = authority(proxy.url())?;
+        progress.is_at_proxy = true;
         let dialled = self.dialer.dial_over(route.family, host, port, deadline, progress).await;
+        progress.is_at_proxy = false;
         dialled.map_err(|error| {
             let fault = Fault::from(error);
             let detail = format!("proxy: {}", fault.detail);

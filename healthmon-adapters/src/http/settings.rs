@@ -233,6 +233,10 @@ impl Prepare for Asking {
     fn patterns(&self) -> usize {
         self.settings.expect.patterns()
     }
+
+    fn patterns_kib(&self) -> usize {
+        self.settings.expect.patterns_kib()
+    }
 }
 
 fn method(name: &str) -> Option<Method> {

@@ -36,6 +36,14 @@ impl Fault {
     }
 }
 
+#[cfg(any(feature = "grpc", feature = "http", feature = "tcp", feature = "websocket"))]
+impl Fault {
+    /// The same without what was sent in confidence: some peers repeat it, be it in a certificate's names.
+    pub(crate) fn redacted(self, redactor: &crate::secrets::Redactor) -> Self {
+        Self { detail: redactor.redact(&self.detail), ..self }
+    }
+}
+
 impl From<DialError> for Fault {
     fn from(error: DialError) -> Self {
         Self { outcome: error.outcome(), detail: error.to_string() }
@@ -111,14 +119,14 @@ impl<'a> Attempt<'a> {
         expectations: &Expectations,
     ) -> Observation {
         let timeout = self.timeout();
-        let latency = self.begun.elapsed().min(timeout);
+        let latency = self.begun.elapsed().saturating_sub(progress.queued).min(timeout);
         let fault = match ended {
             Ok(Ok(())) => {
                 expectations.judge(latency, self.probe.id.slot.time(), progress);
                 progress.assertions.verdict()
             }
             Ok(Err(fault)) => Some(fault),
-            Err(_) => Some(self.cut_off(progress.stage)),
+            Err(_) => Some(self.cut_off(progress)),
         };
         let mut seen = Observation::new(fault.as_ref().map_or(Outcome::Pass, |fault| fault.outcome), latency);
         seen.phases = progress.phases;
@@ -141,12 +149,17 @@ impl<'a> Attempt<'a> {
         Inspection { seen, facts: progress.facts.unwrap_or_default(), assertions: progress.assertions.all() }
     }
 
-    fn cut_off(&self, stage: Stage) -> Fault {
-        let detail = format!("timed out after {} ms while {}", self.timeout().as_millis(), stage.as_str());
-        // Never to have got a lookup is our trouble, not the target's; nor is to have begun too late.
+    fn cut_off(&self, progress: &Progress) -> Fault {
+        let stage = progress.stage;
+        let at = if progress.is_at_proxy && stage != Stage::Proxy { " to the proxy" } else { "" };
+        let detail = format!("timed out after {} ms while {}{at}", self.timeout().as_millis(), stage.as_str());
+        // Never to have got a lookup is our trouble, not the target's; nor is to have begun too late. And
+        // whoever was not reached yet, because the proxy or the token server hangs, is not what timed out.
         match stage {
             _ if self.begun >= self.deadline() => Fault::indeterminate(IndeterminateReason::Internal, detail),
             Stage::Preparing | Stage::LookupQueue => Fault::indeterminate(IndeterminateReason::Internal, detail),
+            Stage::Token => Fault::fail(FailReason::Authentication, detail),
+            _ if progress.is_at_proxy => Fault::fail(FailReason::Proxy, detail),
             _ => Fault::fail(FailReason::Timeout, detail),
         }
     }

@@ -236,13 +236,17 @@ impl Dialer {
     }
 
     pub(super) async fn lookup(&self, name: &str, progress: &mut Progress) -> Result<Vec<IpAddr>, DialError> {
-        let begun = Instant::now();
+        let mut begun = Instant::now();
         progress.stage = Stage::Lookup;
         let found = match self.resolver.join(name).await {
             Some(found) => found,
             None => {
+                let queued = Instant::now();
                 progress.stage = Stage::LookupQueue;
                 let turn = self.lookups.turn(name).await;
+                // To wait for our own bound says nothing of the target, nor of its name servers.
+                progress.queued += queued.elapsed();
+                begun += queued.elapsed();
                 let (turn, permit) =
                     turn.map_err(|error| lookup_error(name, ResolveError::Exhausted(error.to_string())))?;
                 progress.stage = Stage::Lookup;

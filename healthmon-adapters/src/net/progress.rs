@@ -67,12 +67,16 @@ pub struct Progress {
     pub code: Option<u16>,
     /// When the certificate expires that the peer showed; of several the first to expire.
     pub certificate_expires: Option<Timestamp>,
+    /// How long it waited for our own bounds, which is no latency of the target's.
+    pub(crate) queued: Duration,
+    /// The connection to the proxy is being made, or asked for a tunnel.
+    pub(crate) is_at_proxy: bool,
     /// What was asserted.
     pub assertions: Assertions,
     /// What was learnt, if somebody takes a closer look.
     pub(crate) facts: Option<Vec<Fact>>,
     /// What takes secrets out of that: a peer can put them into its certificate as well.
-    #[cfg(any(feature = "http", feature = "grpc"))]
+    #[cfg(any(feature = "grpc", feature = "http", feature = "tcp", feature = "websocket"))]
     pub(crate) redactor: Option<std::sync::Arc<crate::secrets::Redactor>>,
 }
 
@@ -91,7 +95,7 @@ impl Progress {
     pub fn learn(&mut self, what: &str, value: impl fmt::Display) {
         if let Some(facts) = &mut self.facts {
             let value = value.to_string();
-            #[cfg(any(feature = "http", feature = "grpc"))]
+            #[cfg(any(feature = "grpc", feature = "http", feature = "tcp", feature = "websocket"))]
             let value = match &self.redactor {
                 Some(redactor) => redactor.redact(&value),
                 None => value,

@@ -8,6 +8,8 @@ use base64::{
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
+#[cfg(any(feature = "http", feature = "tcp", feature = "websocket"))]
+use url::Host;
 
 /// A part of a secret that is shorter than this, in bytes, is not looked for in what a peer says.
 const PART: usize = 6;
@@ -52,7 +54,7 @@ impl Redactor {
     }
 
     /// The same for the value of `authorization`: also what is encoded in it, as whoever reads it finds it.
-    #[cfg(feature = "http")]
+    #[cfg(any(feature = "http", feature = "websocket"))]
     pub(crate) fn hide_authorization(&mut self, value: &str) {
         self.hide(value);
         if let Some(Ok(pair)) = value.trim().rsplit(' ').next().map(|encoded| BASE64.decode(encoded)) {
@@ -66,7 +68,7 @@ impl Redactor {
     }
 
     /// The same for bytes, however they are written: as text, or in base64 with and without its end.
-    #[cfg(feature = "grpc")]
+    #[cfg(any(feature = "grpc", feature = "tcp"))]
     pub(crate) fn hide_bytes(&mut self, bytes: &[u8]) {
         self.hide(&String::from_utf8_lossy(bytes));
         let encoded = BASE64.encode(bytes);
@@ -76,7 +78,7 @@ impl Redactor {
 
     /// The same for a text that may have secrets in it, such as a document: also as what reads it finds
     /// them, where it is JSON or a form.
-    #[cfg(feature = "http")]
+    #[cfg(any(feature = "http", feature = "tcp", feature = "websocket"))]
     pub(crate) fn hide_document(&mut self, document: &str) {
         self.hide(document);
         let mut values = Vec::new();
@@ -88,6 +90,24 @@ impl Redactor {
             }
         }
         self.hide_all(None, values.iter().map(String::as_str));
+    }
+
+    /// Shows the name of the target and of the domains that it is in, though something that is sent says it
+    /// too (`origin`, a greeting): it stands in the URL for all to see, and in a certificate it is what people
+    /// look for.
+    #[cfg(any(feature = "http", feature = "tcp", feature = "websocket"))]
+    pub(crate) fn spare(&mut self, host: Host<&str>) {
+        let Host::Domain(host) = host else { return };
+        let is_known = |hidden: &str| {
+            let name = hidden.split_once("://").map_or(hidden, |(_, name)| name).trim_matches('/');
+            let before = host.len().checked_sub(name.len()).and_then(|at| host.split_at_checked(at));
+            name.contains('.')
+                && before.is_some_and(|(before, end)| {
+                    end.eq_ignore_ascii_case(name) && (before.is_empty() || before.ends_with('.'))
+                })
+        };
+        self.hidden.retain(|hidden| !is_known(hidden));
+        self.search = OnceLock::new();
     }
 
     fn hide_all<'a>(&mut self, whole: Option<&str>, parts: impl Iterator<Item = &'a str>) {
@@ -127,7 +147,7 @@ fn separates(c: char) -> bool {
 }
 
 /// All strings in it, names included.
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "tcp", feature = "websocket"))]
 fn texts(value: serde_json::Value, into: &mut Vec<String>) {
     match value {
         serde_json::Value::String(text) => into.push(text),
@@ -187,6 +207,24 @@ mod tests {
         progress.learn("tls", "TLSv1_3");
         let told: Vec<_> = progress.facts.iter().flatten().map(|fact| &*fact.value).collect();
         assert_eq!(told, ["CN=***", "TLSv1_3"]);
+    }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn the_targets_own_name_is_shown_and_nothing_else() {
+        let mut redactor = Redactor::default();
+        redactor.hide("https://Shop.example/");
+        redactor.hide("shop.example.org not-shop.example");
+        redactor.spare(Host::Domain("shop.example"));
+        redactor.spare(Host::Ipv4(std::net::Ipv4Addr::LOCALHOST));
+        assert_eq!(redactor.redact("shop.example https://shop.example/"), "shop.example https://shop.example/");
+        assert_eq!(redactor.redact("shop.example.org, not-shop.example"), "***, ***");
+        redactor.spare(Host::Domain("a.shop.example.org"));
+        assert_eq!(redactor.redact("shop.example.org"), "shop.example.org", "it is in that domain");
+        let mut redactor = Redactor::default();
+        redactor.hide("op.example");
+        redactor.spare(Host::Domain("shop.example"));
+        assert_eq!(redactor.redact("by op.example"), "by ***", "it ends like that by chance");
     }
 
     #[cfg(feature = "grpc")]

@@ -11,13 +11,14 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, timeout_at},
 };
+use url::Host;
 
 use super::payload::{Encoding, Payload};
 use crate::{
     expression,
     net::{Progress, Stage, attempt::Fault, progress::add},
     pattern::{Effort, Found, Pattern},
-    secrets::{SecretRef, Secrets},
+    secrets::{Redactor, SecretRef, Secrets},
 };
 
 /// The most steps of one dialogue.
@@ -74,16 +75,29 @@ impl Dialogue {
                 }
             }
         }
-        let kib: usize = read.iter().filter_map(|step| step.expect.as_ref()).map(Pattern::kib).sum();
-        if kib > expression::SUM_LIMIT {
+        let read = Self(read);
+        if read.patterns_kib() > expression::SUM_LIMIT {
             fields.wrong("steps", expression::TOO_LARGE);
         }
-        Self(read)
+        read
     }
 
     /// How many patterns are in it.
     pub(crate) fn patterns(&self) -> usize {
         self.0.iter().filter(|step| step.expect.as_ref().is_some_and(Pattern::is_compiled)).count()
+    }
+
+    /// What they are compiled to, in KiB.
+    pub(crate) fn patterns_kib(&self) -> usize {
+        self.0.iter().filter_map(|step| step.expect.as_ref()).map(Pattern::kib).sum()
+    }
+
+    /// What takes all that is sent out of what is told of the peer, but for the name of `host`.
+    pub(crate) fn redactor(&self, secrets: &Secrets, host: Host<&str>) -> Redactor {
+        let mut redactor = Redactor::default();
+        self.0.iter().filter_map(|step| step.send.as_ref()).for_each(|payload| payload.hide(secrets, &mut redactor));
+        redactor.spare(host);
+        redactor
     }
 
     /// Goes through the steps until one is not answered as expected, which is noted.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     net::attempt::Fault,
-    secrets::{SecretRef, Secrets},
+    secrets::{Redactor, SecretRef, Secrets},
 };
 
 /// How bytes are written in settings.
@@ -67,6 +67,18 @@ impl Payload {
         let fault = |detail: String| Fault::indeterminate(IndeterminateReason::Secret, detail);
         let revealed = secrets.reveal(&self.secret).map_err(|error| fault(error.to_string()))?;
         self.encoding.decode(revealed.expose()).map_err(|problem| fault(format!("what is to be sent {problem}")))
+    }
+
+    /// Looks for it in what the peer says, as it is written here and as it is sent.
+    pub(crate) fn hide(&self, secrets: &Secrets, redactor: &mut Redactor) {
+        // What cannot be had was not sent either.
+        let Ok(revealed) = secrets.reveal(&self.secret) else { return };
+        redactor.hide_document(revealed.expose());
+        if self.encoding != Encoding::Text
+            && let Ok(bytes) = self.encoding.decode(revealed.expose())
+        {
+            redactor.hide_bytes(&bytes);
+        }
     }
 }
 

@@ -35,6 +35,10 @@ impl Prepare for Asking {
     fn patterns(&self) -> usize {
         self.settings.dialogue.patterns()
     }
+
+    fn patterns_kib(&self) -> usize {
+        self.settings.dialogue.patterns_kib()
+    }
 }
 
 impl Settings {

@@ -21,7 +21,7 @@ use crate::{
     net::{Expectations, attempt::Fault, tls::TlsSettings},
     pattern::Pattern,
     prepared::Prepare,
-    secrets::{SecretRef, Secrets},
+    secrets::{Redactor, SecretRef, Secrets},
 };
 
 const HEADERS_LIMIT: usize = 32;
@@ -104,6 +104,28 @@ pub(super) struct Asking {
     pub(super) url: Url,
 }
 
+impl Asking {
+    /// What takes the headers and the message out of what is told of the peer, but for its own name.
+    pub(super) fn redactor(&self, secrets: &Secrets) -> Redactor {
+        let mut redactor = Redactor::default();
+        for (name, secret) in &self.settings.headers {
+            // One that cannot be had was not sent either.
+            let Ok(revealed) = secrets.reveal(secret) else { continue };
+            match *name {
+                header::AUTHORIZATION => redactor.hide_authorization(revealed.expose()),
+                _ => redactor.hide(revealed.expose()),
+            }
+        }
+        if let Some(Ok(revealed)) = self.settings.send.as_ref().map(|secret| secrets.reveal(secret)) {
+            redactor.hide_document(revealed.expose());
+        }
+        if let Some(host) = self.url.host() {
+            redactor.spare(host);
+        }
+        redactor
+    }
+}
+
 impl Prepare for Asking {
     fn prepare(service: &ServiceSettings) -> Result<Self, FieldErrors> {
         let (mut settings, mut fields) = (Settings::default(), Fields::new(service.options.to_map()));
@@ -114,6 +136,10 @@ impl Prepare for Asking {
 
     fn patterns(&self) -> usize {
         usize::from(self.settings.expect.as_ref().is_some_and(Pattern::is_compiled))
+    }
+
+    fn patterns_kib(&self) -> usize {
+        self.settings.expect.as_ref().map_or(0, Pattern::kib)
     }
 }
 

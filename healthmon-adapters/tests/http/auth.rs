@@ -19,9 +19,12 @@ use healthmon_core::{
 };
 use serde_json::{Value, json};
 
-use super::support::{
-    OK, Server, answer, detail, dialer, header, policy_of_one, probe_of, prober, prober_with, read_request, see,
-    see_within, settings, wait_for_end,
+use super::{
+    support::{
+        Names, OK, Server, answer, detail, dialer, header, policy_of_one, probe_of, prober, prober_with, read_request,
+        see, see_within, settings, wait_for_end,
+    },
+    tls::{Authority, acceptor, params, serve_with},
 };
 
 const BLOCKED: Outcome = Outcome::Indeterminate(IndeterminateReason::Blocked);
@@ -236,7 +239,7 @@ async fn a_token_server_that_gives_none_is_an_authentication_failure() {
 }
 
 #[tokio::test]
-async fn hostile_token_servers_are_bounded_and_on_time() {
+async fn sec_hostile_token_servers_are_bounded_and_on_time() {
     let target = Server::answering(|_| OK.to_vec()).await;
     let endless = Server::raw(|mut stream| async move {
         use tokio::io::AsyncWriteExt;
@@ -253,7 +256,62 @@ async fn hostile_token_servers_are_bounded_and_on_time() {
     let seen = see_within(&prober(), &target.url(), timeout, client(&silent.url())).await;
     assert!(begun.elapsed() < timeout + Duration::from_millis(250));
     assert_eq!(detail(&seen), "timed out after 300 ms while getting a token");
-    assert_eq!(seen.outcome, Outcome::Fail(FailReason::Timeout));
+    assert_eq!(seen.outcome, Outcome::Fail(FailReason::Authentication), "the target was not even asked");
+}
+
+/// A probe with much time that waits for a token leaves others theirs.
+#[tokio::test]
+async fn a_token_server_that_hangs_is_waited_for_no_longer_than_others_can_wait() {
+    let target = Server::answering(|_| OK.to_vec()).await;
+    let first = Arc::new(AtomicUsize::new(0));
+    let tokens = Server::raw(move |mut stream| {
+        let first = Arc::clone(&first);
+        async move {
+            use tokio::io::AsyncWriteExt;
+            if first.fetch_add(1, Ordering::SeqCst) == 0 {
+                return wait_for_end(&mut stream).await;
+            }
+            read_request(&mut stream).await;
+            stream.write_all(&answer(200, "", r#"{"access_token": "a", "expires_in": 3600}"#)).await.ok();
+        }
+    })
+    .await;
+    let (prober, options) = (prober(), client(&tokens.url()));
+    let begun = std::time::Instant::now();
+    let seen = see_within(&prober, &target.url(), Duration::from_mins(5), options.clone()).await;
+    assert!(begun.elapsed() < Duration::from_mins(1), "{:?}", begun.elapsed());
+    assert_eq!(seen.outcome, Outcome::Fail(FailReason::Authentication), "{seen:?}");
+    assert_eq!(detail(&seen), "token: the token server did not answer within 5 s");
+    let seen = see(&prober, &target.url(), options).await;
+    assert_eq!(seen.outcome, Outcome::Pass, "{seen:?}");
+}
+
+#[tokio::test]
+async fn sec_what_is_not_checked_of_the_target_is_checked_of_its_token_server() {
+    let target = Server::answering(|_| OK.to_vec()).await;
+    let authority = Authority::new();
+    let given = answer(200, "", r#"{"access_token": "a", "expires_in": 3600}"#);
+    let acceptor = acceptor(&authority.sign(&params("login.test")), rustls::ALL_VERSIONS);
+    let tokens = serve_with(acceptor, given).await;
+    let dialer = dialer(AddressPolicy::new(Loopback::Allowed)).with_resolver(Names::all_at("127.0.0.1"));
+    let prober = prober_with(dialer);
+    let asked = |of_target: Value, of_server: Value| {
+        let mut options = client(&format!("https://login.test:{}/", tokens.address.port()));
+        options["http"]["tls"] = of_target;
+        options["http"]["auth"]["oauth2"]["tls"] = of_server;
+        options
+    };
+    for of_target in [json!({"verify": "none"}), json!({"ca": authority.pem})] {
+        let seen = see(&prober, &target.url(), asked(of_target, json!({}))).await;
+        assert_eq!(seen.outcome, Outcome::Fail(FailReason::Authentication), "{seen:?}");
+        assert!(detail(&seen).starts_with("token: ") && detail(&seen).contains("certificate"), "{seen:?}");
+    }
+    // And what is trusted instead of the usual roots at the target keeps no token from us.
+    let other = json!({"ca": Authority::new().pem});
+    for of_server in [json!({"ca": authority.pem}), json!({"verify": "none"})] {
+        let seen = see(&prober, &target.url(), asked(other.clone(), of_server)).await;
+        assert_eq!(seen.outcome, Outcome::Pass, "{seen:?}");
+    }
 }
 
 #[tokio::test]
@@ -344,6 +402,8 @@ fn what_is_wrong_in_auth_is_named_and_no_secret_is_repeated() {
         (oauth2("client_secret", json!({"env": "PATH"})), "http.auth.oauth2.client_secret"),
         (oauth2("scope", json!("")), "http.auth.oauth2.scope"),
         (oauth2("credentials", json!("cookie")), "http.auth.oauth2.credentials"),
+        (oauth2("tls", json!({"verify": "perhaps"})), "http.auth.oauth2.tls.verify"),
+        (oauth2("tls", json!({"server_name": "other.test"})), "http.auth.oauth2.tls"),
         (json!({"headers": {"x": {"file": "../canary"}}}), "http.headers.x"),
     ] {
         let errors = prober().check(&settings("http://a.test/", Duration::from_secs(1), &json!({"http": http})));

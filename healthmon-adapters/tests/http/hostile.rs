@@ -354,7 +354,9 @@ async fn names_whose_lookup_hangs_leave_room_for_others() {
         tokio::join!(probed(prober, hung(1), SHORT * 4), see_within(prober, &good, PATIENCE, json!({})));
     assert!(first.iter().all(|seen| seen.outcome == Outcome::Fail(FailReason::Timeout)), "{first:?}");
     assert_eq!(after.outcome, Outcome::Pass, "{after:?}");
-    assert!(after.phases.dns_us.is_some_and(|micros| micros < 1_500_000), "{after:?}");
+    // It waited for a second, which says nothing of its target.
+    assert!(after.phases.dns_us.is_some_and(|micros| micros < 500_000), "{after:?}");
+    assert!(after.latency_us < 500_000, "{after:?}");
     // From then on they hold up each other and nobody else.
     for _ in 0..3 {
         let (again, others) = tokio::join!(

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use healthmon_adapters::net::{AddressPolicy, Loopback};
 use healthmon_core::{
     ports::Prober,
     probe::{FailReason, IndeterminateReason, Outcome},
@@ -18,7 +19,7 @@ use tokio::{
 use super::{
     support::{
         Names, OK, Server, answer, detail, dialer, header, policy_of_one, prober, prober_with, read_request, see,
-        settings,
+        see_within, settings, wait_for_end,
     },
     tls::{Authority, acceptor, params, serve_with},
 };
@@ -99,6 +100,26 @@ async fn a_proxy_that_cannot_be_used_is_told_apart_from_its_target() {
         assert_eq!(seen.outcome, Outcome::Fail(FailReason::Proxy), "{seen:?}");
         assert!(detail(&seen).starts_with("proxy: connect to "), "{seen:?}");
     }
+}
+
+#[tokio::test]
+async fn a_proxy_that_hangs_is_no_timeout_of_its_target() {
+    let silent = Server::raw(|mut stream| async move { wait_for_end(&mut stream).await }).await;
+    let short = Duration::from_millis(300);
+    let seen = see_within(&prober(), "https://shop.test/", short, through(&silent.url())).await;
+    assert_eq!(seen.outcome, Outcome::Fail(FailReason::Proxy), "{seen:?}");
+    assert_eq!(detail(&seen), "timed out after 300 ms while asking the proxy");
+    // Nobody answers in a network that is there for documentation.
+    let nowhere = prober_with(dialer(AddressPolicy::new(Loopback::Allowed)));
+    let seen = see_within(&nowhere, "http://shop.test/", short, through("http://192.0.2.1:3128/")).await;
+    if seen.outcome == Outcome::Fail(FailReason::Proxy) && detail(&seen).starts_with("timed out") {
+        assert_eq!(detail(&seen), "timed out after 300 ms while connecting to the proxy");
+    }
+    assert_eq!(seen.outcome, Outcome::Fail(FailReason::Proxy), "{seen:?}");
+    // Behind the proxy it is the target that hangs.
+    let (tunnel, _) = tunnelling(silent.address).await;
+    let seen = see_within(&prober(), "https://shop.test/", short, through(&tunnel.url())).await;
+    assert_eq!(seen.outcome, Outcome::Fail(FailReason::Timeout), "{seen:?}");
 }
 
 #[tokio::test]

@@ -13,8 +13,8 @@ use healthmon_core::{
 use serde_json::json;
 
 use super::{
-    peers::{Then, plain, saying},
-    support::{Authority, PATIENCE, Server, detail, dialer, probe_of, see, settings, wait_for_end},
+    peers::{Then, plain, saying, tcp, tls},
+    support::{Authority, PATIENCE, Server, acceptor, detail, dialer, probe_of, see, settings, wait_for_end},
 };
 
 const BLOCKED: Outcome = Outcome::Indeterminate(IndeterminateReason::Blocked);
@@ -65,6 +65,32 @@ async fn sec_no_form_of_a_special_address_is_dialled() {
         }
     }
     assert_eq!(server.accepted(), 0);
+}
+
+/// A peer that has been told a secret before can have it in its certificate, whose names are told.
+#[tokio::test]
+async fn sec_no_secret_is_told_that_a_certificate_repeats() {
+    let authority = Authority::new();
+    let acceptor = acceptor(&authority.sign("canary.test", 2100), rustls::ALL_VERSIONS, &[]);
+    let direct = saying(&[], Then::Tls(acceptor.clone(), &["220 hello\r\n"])).await;
+    let later = saying(&[b"220 hello\r\n", b"250 STARTTLS\r\n", b"220 go\r\n"], Then::Tls(acceptor, &[])).await;
+    for (send, encoding) in [("PASS canary.test\r\n", "text"), ("Y2FuYXJ5LnRlc3Q=", "base64")] {
+        for verify in ["full", "none"] {
+            let mut section = json!({"verify": verify, "send": send, "encoding": encoding});
+            let direct = (format!("tls://mail.test:{}", direct.address.port()), json!({"tls": section}));
+            section = json!({"tls": {"verify": verify}, "starttls": "smtp", "send": send, "encoding": encoding});
+            let later = (format!("tcp://mail.test:{}", later.address.port()), json!({"tcp": section}));
+            let (tcp, tls) = (tcp(authority.tls()), tls(authority.tls()));
+            for ((url, options), prober) in [(direct, &tls as &dyn Prober), (later, &tcp as &dyn Prober)] {
+                let inspection = prober.inspect(&probe_of(settings(&url, PATIENCE, &options))).await;
+                let told = format!("{inspection:?}");
+                assert!(told.contains("***") && !told.contains("canary"), "{url} {options}: {told}");
+                let seen = see(prober, &url, &options).await;
+                assert_eq!(seen.outcome, inspection.seen.outcome, "{url} {options}: {seen:?}");
+                assert!(!detail(&seen).contains("canary"), "{url} {options}: {seen:?}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

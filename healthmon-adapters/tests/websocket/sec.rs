@@ -15,8 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::{
-    peers::{answering, echo, prober, sending},
-    support::{Authority, PATIENCE, Server, detail, dialer, probe_of, see, settings, wait_for_end},
+    peers::{answering, converse, echo, prober, prober_of, sending},
+    support::{Authority, PATIENCE, Server, acceptor, detail, dialer, probe_of, see, settings, wait_for_end},
 };
 
 #[tokio::test]
@@ -108,6 +108,42 @@ async fn sec_neither_messages_nor_secrets_nor_reasons_are_returned() {
         assert!(matches!(inspection.seen.outcome, Outcome::Fail(_)), "{inspection:?}");
         assert!(!format!("{inspection:?}").contains("canary"), "{inspection:?}");
         assert!(!detail(&inspection.seen).chars().any(char::is_control), "{inspection:?}");
+    }
+}
+
+/// A peer that has been told a secret before can have it in its certificate, whose names are told.
+#[tokio::test]
+async fn sec_no_secret_is_told_that_a_certificate_repeats() {
+    let authority = Authority::new();
+    let acceptor = acceptor(&authority.sign("canary.test", 2100), rustls::ALL_VERSIONS, &["http/1.1"]);
+    let server = Server::raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            // A prober that refuses the certificate breaks the handshake off.
+            if let Ok(stream) = acceptor.accept(stream).await {
+                converse(stream).await;
+            }
+        }
+    })
+    .await;
+    let url = format!("wss://mail.test:{}/", server.address.port());
+    for options in [
+        json!({"headers": {"authorization": "Bearer canary.test"}}),
+        // canary:canary.test
+        json!({"headers": {"authorization": "Basic Y2FuYXJ5OmNhbmFyeS50ZXN0"}}),
+        json!({"send": r#"{"password": "canary.test"}"#}),
+    ] {
+        for verify in ["full", "none"] {
+            let mut section = options.clone();
+            section["tls"] = json!({"verify": verify});
+            let probe = probe_of(settings(&url, PATIENCE, &json!({"websocket": section})));
+            let inspection = prober_of(&authority).inspect(&probe).await;
+            let told = format!("{inspection:?}");
+            assert!(told.contains("***") && !told.contains("canary"), "{section}: {told}");
+            let seen = prober_of(&authority).probe(&probe).await;
+            assert_eq!(seen.outcome, inspection.seen.outcome, "{section}: {seen:?}");
+            assert!(!detail(&seen).contains("canary"), "{section}: {seen:?}");
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
         body::{self, Wanted},
         proxy::basic,
         request,
-        route::{Connector, Route, Whose},
+        route::{Connector, Detour, Route, Whose},
     },
     net::{Progress, attempt::Fault},
 };
@@ -50,9 +50,12 @@ pub(super) async fn fetch(
     route: &Route,
     deadline: Instant,
 ) -> Result<(HeaderValue, Duration), Fault> {
-    // What this takes is no phase of the target's.
+    // What this takes is no phase of the target's, and what the target's own settings allow (no verification,
+    // another authority, another version) is not said of the token server; only the proxy is the same.
     let mut progress = Progress::default();
-    let mut link = connector.open(&asked.url, route, Whose::Foreign, deadline, &mut progress).await?;
+    let detour = route.proxy().map(|proxy| Box::new(Detour::Proxy(proxy.clone())));
+    let route = Route { tls: asked.tls.clone(), detour, ..Route::default() };
+    let mut link = connector.open(&asked.url, &route, Whose::Foreign, deadline, &mut progress).await?;
     let request = request_for(asked)?;
     let response = link.exchange(request, &asked.url, &mut progress).await?;
     let status = response.status();

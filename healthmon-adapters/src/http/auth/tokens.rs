@@ -9,7 +9,10 @@ use std::{
 
 use healthmon_core::probe::{FailReason, Outcome};
 use hyper::header::HeaderValue;
-use tokio::{sync::Mutex as Turn, time::Instant};
+use tokio::{
+    sync::Mutex as Turn,
+    time::{Instant, timeout_at},
+};
 use url::Url;
 
 use super::{Client, Place, fetch};
@@ -23,6 +26,9 @@ use crate::{
 const TOKENS: usize = 1_024;
 /// So long before its end a token is no longer used.
 const MARGIN: Duration = Duration::from_secs(30);
+/// How long a token server may take. Others may wait for the same token, and with one that hangs a probe
+/// whose own time is long would let theirs run out.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a token is used whose server does not say how long it is good for.
 pub(super) const UNSAID: Duration = Duration::from_mins(5);
 
@@ -41,7 +47,7 @@ pub(super) struct Asked {
     pub(super) audience: Option<Box<str>>,
     pub(super) place: Place,
     /// How the token server is reached: one that was reached without verification is another one.
-    tls: TlsSettings,
+    pub(super) tls: TlsSettings,
     proxy: Option<Url>,
 }
 
@@ -111,8 +117,10 @@ impl Tokens {
             return Err(Fault { outcome: *outcome, detail: detail.clone() });
         }
         kept.token = None;
-        let fetched = Box::pin(fetch::fetch(&asked, connector, route, deadline)).await;
-        match fetched {
+        let until = Instant::now() + PATIENCE;
+        let fetch = Box::pin(fetch::fetch(&asked, connector, route, deadline.min(until)));
+        let fetched = timeout_at(until, fetch).await;
+        match fetched.unwrap_or_else(|_| Err(silent())) {
             Ok((header, lifetime)) => {
                 // A token that lives shorter than the margin is good for this probe alone.
                 let until = Instant::now() + lifetime.saturating_sub(MARGIN.min(lifetime / 2));
@@ -153,9 +161,14 @@ impl Tokens {
     }
 }
 
+fn silent() -> Fault {
+    let detail = format!("the token server did not answer within {} s", PATIENCE.as_secs());
+    Fault::fail(FailReason::Authentication, detail)
+}
+
 impl Asked {
     fn by(client: &Client, secret: &Secret, route: &Route) -> Self {
-        let Client { url, id, scope, audience, place, .. } = client;
+        let Client { url, id, scope, audience, place, tls, .. } = client;
         Self {
             url: url.clone(),
             id: id.clone(),
@@ -163,7 +176,7 @@ impl Asked {
             scope: scope.clone(),
             audience: audience.clone(),
             place: *place,
-            tls: route.tls.elsewhere(),
+            tls: tls.clone(),
             proxy: route.proxy().map(|proxy| proxy.url().clone()),
         }
     }
