@@ -126,7 +126,7 @@ impl Prober for HeartbeatProber {
         if let Some(since) = pulse.open_since {
             inspection.facts.push(Fact::new("run under way since", &since.to_string()));
         }
-        if let Some(deaf) = listening.deaf_by(probe.id.slot.time()) {
+        for deaf in listening.deaf_by(probe.id.slot.time()) {
             let value = format!("from {} to {}", deaf.from, deaf.to);
             inspection.facts.push(Fact::new("nobody took signs", &value));
         }

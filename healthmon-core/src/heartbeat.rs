@@ -302,13 +302,16 @@ pub struct Deafness {
 /// }
 /// assert_eq!(listening.deaf, Some(Deafness { from: at(10), to: at(95) }));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Listening {
     /// When somebody last said so.
     pub last: Option<Timestamp>,
     /// The newest time in which nobody did.
     pub deaf: Option<Deafness>,
+    /// Those before it, the oldest first. They are apart so that builds that know of one only can read it.
+    #[serde(skip_serializing_if = "VecDeque::is_empty")]
+    earlier: VecDeque<Deafness>,
 }
 
 impl Listening {
@@ -316,21 +319,38 @@ impl Listening {
     pub const PERIOD: Duration = Duration::from_secs(5);
     /// Who sends a sign tries again for so long: a restart is no deafness.
     pub const PATIENCE: Duration = Duration::from_secs(20);
+    /// How many times in which nobody took signs are known, the newest ones.
+    pub const DEAFNESSES: usize = 8;
 
     /// Somebody takes signs at `at`.
     pub fn note(&mut self, at: Timestamp) {
         if let Some(from) = self.last.filter(|last| at.since(*last) > Self::PATIENCE) {
-            self.deaf = Some(Deafness { from, to: at });
+            self.miss(Deafness { from, to: at });
         }
         self.last = self.last.max(Some(at));
     }
 
-    /// The newest time in which nobody took signs, as it is known at `at`: it may not be over.
-    pub fn deaf_by(self, at: Timestamp) -> Option<Deafness> {
-        match self.last {
-            Some(from) if at.since(from) > Self::PATIENCE => Some(Deafness { from, to: at }),
-            _ => self.deaf,
+    /// Takes in a time in which nobody did. One that begins where another ended makes that one longer:
+    /// between them somebody listened for no more than a moment.
+    fn miss(&mut self, newest: Deafness) {
+        if let Some(before) = &mut self.deaf
+            && before.to >= newest.from
+        {
+            before.to = newest.to;
+            return;
         }
+        self.earlier.extend(self.deaf.replace(newest));
+        while self.earlier.len() >= Self::DEAFNESSES {
+            self.earlier.pop_front();
+        }
+    }
+
+    /// The times in which nobody took signs, the oldest first, as they are known at `at`: the newest
+    /// may not be over.
+    pub fn deaf_by(&self, at: Timestamp) -> Vec<Deafness> {
+        let mut known = self.clone();
+        known.note(at);
+        known.earlier.into_iter().chain(known.deaf).collect()
     }
 }
 
@@ -478,11 +498,59 @@ mod tests {
         assert_eq!(listened(&[0, 5, 26, 30]), deaf(5, 26));
         assert_eq!(listened(&[0, 100, 105, 300, 305]), deaf(105, 300), "the newest");
         assert_eq!(listened(&[0, 100, 95, 101]), deaf(0, 100), "nodes' clocks differ a little");
+        assert_eq!(listened(&[0, 100, 200]), deaf(0, 200), "a moment is too short");
+    }
+
+    #[test]
+    fn what_is_known_of_times_in_which_nobody_listened_grows_while_nobody_does() {
+        let deaf = |from, to| Deafness { from: at(from), to: at(to) };
         let mut listening = Listening::default();
-        assert_eq!(listening.deaf_by(at(1_000)), None);
+        assert!(listening.deaf_by(at(1_000)).is_empty());
         [0, 100].into_iter().for_each(|second| listening.note(at(second)));
-        assert_eq!(listening.deaf_by(at(120)), deaf(0, 100));
-        assert_eq!(listening.deaf_by(at(121)), deaf(100, 121), "which goes on");
+        assert_eq!(listening.deaf_by(at(120)), [deaf(0, 100)]);
+        assert_eq!(listening.deaf_by(at(121)), [deaf(0, 121)], "which goes on");
+        listening.note(at(105));
+        assert_eq!(listening.deaf_by(at(125)), [deaf(0, 100)]);
+        assert_eq!(listening.deaf_by(at(126)), [deaf(0, 100), deaf(105, 126)], "another one");
+    }
+
+    #[test]
+    fn the_newest_times_in_which_nobody_listened_are_known_and_no_more() {
+        const TIMES: u32 = 12;
+        for again in 0..1_u32 << TIMES {
+            let (mut listening, mut expected, mut now) = (Listening::default(), Vec::<Deafness>::new(), 0);
+            listening.note(at(now));
+            for time in 0..TIMES {
+                // Nobody listens for 30 s, after somebody did for 5 s or only for a moment.
+                if (again >> time) & 1 == 1 {
+                    now += 5;
+                    listening.note(at(now));
+                }
+                let from = at(now);
+                now += 30;
+                listening.note(at(now));
+                match expected.last_mut() {
+                    Some(last) if last.to == from => last.to = at(now),
+                    _ => expected.push(Deafness { from, to: at(now) }),
+                }
+            }
+            let newest = &expected[expected.len().saturating_sub(Listening::DEAFNESSES)..];
+            assert_eq!(listening.deaf_by(at(now)), newest, "{again:b}");
+        }
+    }
+
+    #[test]
+    fn listening_is_read_back_as_it_was_written_by_an_earlier_build_too() {
+        let mut listening = Listening::default();
+        [0, 100, 105, 300, 305, 400].into_iter().for_each(|second| listening.note(at(second)));
+        let written = serde_json::to_string(&listening).unwrap();
+        assert_eq!(serde_json::from_str::<Listening>(&written).unwrap(), listening);
+        let earlier =
+            r#"{"last":"1970-01-01T00:01:40Z","deaf":{"from":"1970-01-01T00:00:00Z","to":"1970-01-01T00:01:40Z"}}"#;
+        let mut expected = Listening::default();
+        [0, 100].into_iter().for_each(|second| expected.note(at(second)));
+        assert_eq!(serde_json::from_str::<Listening>(earlier).unwrap(), expected);
+        assert_eq!(serde_json::from_str::<Listening>("{}").unwrap(), Listening::default());
     }
 
     #[test]

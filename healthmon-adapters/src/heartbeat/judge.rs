@@ -73,12 +73,11 @@ impl Expected {
         self.good_until(said, pulse)
     }
 
-    /// Until when silence after a word at `at` may be ours: nobody took signs at a time in which the
-    /// next one may have come, the later half of its span and the grace. Another one is to come after that.
-    fn excused_until(&self, at: Timestamp, until: Timestamp, deaf: Deafness) -> Option<Timestamp> {
-        let earliest = at.after(self.settings.every / 2);
-        let may_be_ours = deaf.to > earliest && deaf.from < until;
-        may_be_ours.then(|| deaf.to.after(self.allowed()))
+    /// Why silence may be ours: nobody took signs at a time in which a word may have come, after `earliest`
+    /// and before `latest`. Another one is to come after that.
+    fn excuse(&self, deaf: &[Deafness], earliest: Timestamp, latest: Timestamp) -> Option<Deafness> {
+        let may_be_ours = |time: &Deafness| time.to > earliest && time.from < latest;
+        deaf.iter().copied().rfind(|time| may_be_ours(time) && self.slot <= time.to.after(self.allowed()))
     }
 
     pub(super) fn judge(&self, heard: Option<&Heard>) -> Verdict {
@@ -89,9 +88,7 @@ impl Expected {
             && self.slot > began.after(longest)
         {
             let ended = began.after(longest);
-            if let Some(deaf) = deaf.filter(|deaf| deaf.to > began && deaf.from < ended)
-                && self.slot <= deaf.to.after(self.allowed())
-            {
+            if let Some(deaf) = self.excuse(&deaf, began, ended) {
                 return Verdict::awaited(format!("a run may have ended while nobody took signs, until {}", deaf.to));
             }
             let detail = format!("a run began at {began} and has not ended within {}", span::format(longest));
@@ -112,9 +109,8 @@ impl Expected {
             return Verdict::awaited(format!("no word from it yet; {expected}"));
         }
         let from = pulse.end().map_or(self.since, |(_, at)| at.max(self.since));
-        if let Some(deaf) = deaf
-            && self.excused_until(from, self.by(pulse), deaf).is_some_and(|until| self.slot <= until)
-        {
+        // The next word may have come in the later half of its span, or in the grace.
+        if let Some(deaf) = self.excuse(&deaf, from.after(self.settings.every / 2), self.by(pulse)) {
             let detail = format!("a word from it may have come while nobody took signs, until {}; {expected}", deaf.to);
             return Verdict::awaited(detail);
         }

@@ -1,6 +1,6 @@
 //! The prober of services that report in, over a store in memory.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use healthmon_adapters::heartbeat::HeartbeatProber;
@@ -51,6 +51,13 @@ impl Story {
 
     async fn says_of(&self, sign: Sign) {
         self.store.note(vec![sign]).await.unwrap();
+    }
+
+    /// Somebody takes signs from one second to another.
+    async fn takes_signs(&self, seconds: RangeInclusive<u64>) {
+        for second in seconds.step_by(5) {
+            self.store.listening(at(second)).await.unwrap();
+        }
     }
 
     fn slot(&self, second: u64) -> Probe {
@@ -164,10 +171,52 @@ async fn silence_that_may_be_our_own_is_not_held_against_the_service() {
     assert_eq!(story.outcome(111).await, SILENCE);
     let story = Story::of(json!({"grace": "10s", "max_runtime": "50s"})).await;
     story.says(10, Report::Start).await;
-    story.store.listening(at(20)).await.unwrap();
-    story.store.listening(at(60)).await.unwrap();
+    story.takes_signs(20..=20).await;
+    story.takes_signs(60..=170).await;
     assert_eq!(story.outcome(61).await, AWAITED, "it may have ended meanwhile");
     assert_eq!(story.outcome(171).await, TIMEOUT, "but not have run again without a word");
+}
+
+#[tokio::test]
+async fn a_later_restart_takes_no_excuse_away() {
+    const HOUR: u64 = 3_600;
+    // A nightly job, with an hour of grace: after a word at 0 h the next one is due by 25 h.
+    let story = Story::of(json!({"every": "24h"})).await;
+    story.says(0, Report::Success).await;
+    story.takes_signs(22 * HOUR..=23 * HOUR).await;
+    story.takes_signs(26 * HOUR..=27 * HOUR).await;
+    assert_eq!(story.outcome(27 * HOUR).await, AWAITED);
+    story.takes_signs(27 * HOUR + 30..=51 * HOUR).await;
+    assert_eq!(story.outcome(27 * HOUR + 30).await, AWAITED, "after a restart of 30 s");
+    assert_eq!(story.outcome(51 * HOUR).await, AWAITED, "until another word is due");
+    assert_eq!(story.outcome(51 * HOUR + 1).await, SILENCE);
+    let detail = "a word from it may have come while nobody took signs, until 2026-11-21T12:00:00.000000Z";
+    assert!(story.seen(51 * HOUR).await.detail.unwrap().starts_with(detail), "the one that excuses is told");
+    // Nor from a run that may have ended within its hour.
+    let story = Story::of(json!({"every": "24h", "max_runtime": "1h"})).await;
+    story.says(0, Report::Start).await;
+    story.takes_signs(0..=1_800).await;
+    story.takes_signs(3_000..=2 * HOUR).await;
+    assert_eq!(story.outcome(2 * HOUR).await, AWAITED);
+    story.takes_signs(2 * HOUR + 30..=2 * HOUR + 60).await;
+    assert_eq!(story.outcome(2 * HOUR + 60).await, AWAITED, "after a restart of 30 s");
+}
+
+#[tokio::test]
+async fn who_looks_closely_is_told_when_nobody_took_signs() {
+    let story = Story::of(json!({"grace": "10s"})).await;
+    for from in [0, 60, 120] {
+        story.takes_signs(from..=from + 10).await;
+    }
+    let looked = story.prober.inspect(&story.slot(131)).await;
+    let deaf = looked.facts.iter().filter(|fact| &*fact.what == "nobody took signs").map(|fact| &*fact.value);
+    assert_eq!(
+        deaf.collect::<Vec<_>>(),
+        [
+            "from 2026-11-20T10:00:10.000000Z to 2026-11-20T10:01:00.000000Z",
+            "from 2026-11-20T10:01:10.000000Z to 2026-11-20T10:02:00.000000Z",
+        ]
+    );
 }
 
 #[tokio::test]

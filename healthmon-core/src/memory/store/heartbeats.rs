@@ -48,7 +48,7 @@ impl Heartbeats for MemoryResultStore {
 
     async fn heard(&self, service: ServiceId) -> Result<Option<Heard>, StoreError> {
         let mut tables = self.tables();
-        let listening = tables.listening;
+        let listening = tables.listening.clone();
         let heartbeat = tables.living(service).and_then(|row| row.heartbeat.as_ref());
         Ok(heartbeat.map(|(_, pulse)| Heard { pulse: pulse.clone(), listening }))
     }
