@@ -23,10 +23,11 @@ use rustls::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_tungstenite::{client_async_with_config, tungstenite::protocol::WebSocketConfig};
 use tonic::{body::Body, client::GrpcService};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -56,9 +57,11 @@ pub(crate) fn tls(kind: Kind, places: &Places) -> TlsConnector {
         Kind::HttpsResumed => Resumption::in_memory_sessions(256),
         _ => Resumption::disabled(),
     };
-    if kind != Kind::Tls {
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    }
+    config.alpn_protocols = match kind {
+        Kind::Tls => Vec::new(),
+        Kind::Grpcs => vec![b"h2".to_vec()],
+        _ => vec![b"http/1.1".to_vec()],
+    };
     TlsConnector::from(Arc::new(config))
 }
 
@@ -83,7 +86,8 @@ impl Client {
     /// Each kind's future is as large as that kind needs.
     pub(crate) fn ask(&mut self) -> Asked<'_> {
         let (host, kind) = (Arc::clone(&self.host), self.kind);
-        let Ports { http, http_kept, json, https, tls, grpc, grpc_kept, tcp, banner, websocket, dns } = self.ports;
+        let Ports { http, http_kept, json, https, tls, grpc, grpc_kept, grpcs, tcp, banner, websocket, wss, dns } =
+            self.ports;
         match kind {
             Kind::Http | Kind::HttpNamed => Box::pin(async move { get::get((&*host, http)).await }),
             Kind::HttpJudged => Box::pin(async move { get::get((&*host, json)).await }),
@@ -99,12 +103,20 @@ impl Client {
                 let session = self.shake_hands(https).await;
                 get::ask(&mut get::open(session).await).await;
             }),
-            Kind::Grpc => Box::pin(async move { check(open_grpc(&host, grpc).await).await }),
+            Kind::Grpc => Box::pin(async move {
+                let stream = get::connect((&*host, grpc)).await;
+                check(open_grpc(stream, format!("http://{host}:{grpc}")).await).await;
+            }),
             Kind::GrpcKept => Box::pin(async move {
                 if self.grpc.is_none() {
-                    self.grpc = Some(open_grpc(&self.host, grpc_kept).await);
+                    let stream = get::connect((&*host, grpc_kept)).await;
+                    self.grpc = Some(open_grpc(stream, format!("http://{host}:{grpc_kept}")).await);
                 }
                 check(self.grpc.clone().expect("opened")).await;
+            }),
+            Kind::Grpcs => Box::pin(async move {
+                let session = self.shake_hands(grpcs).await;
+                check(open_grpc(session, format!("https://{host}:{grpcs}")).await).await;
             }),
             Kind::Tcp => Box::pin(async move { drop(get::connect((&*host, tcp)).await) }),
             Kind::TcpBanner => Box::pin(async move {
@@ -117,10 +129,11 @@ impl Client {
             Kind::Tls => Box::pin(async move { self.shake_hands(tls).await.shutdown().await.expect("an end") }),
             Kind::WebSocket => Box::pin(async move {
                 let stream = get::connect((&*host, websocket)).await;
-                let url = format!("ws://{host}:{websocket}/");
-                let (mut session, _) = tokio_tungstenite::client_async(url, stream).await.expect("an upgrade");
-                session.close(None).await.expect("an end");
-                while let Some(Ok(_)) = session.next().await {}
+                upgrade(stream, format!("ws://{host}:{websocket}/")).await;
+            }),
+            Kind::Wss => Box::pin(async move {
+                let session = self.shake_hands(wss).await;
+                upgrade(session, format!("wss://{host}:{wss}/")).await;
             }),
             Kind::Dns => Box::pin(async move { ask_name_server(&host, dns).await }),
             Kind::Icmp => Box::pin(async move { ping(&host, self.service.get()).await }),
@@ -138,12 +151,28 @@ impl Client {
     }
 }
 
-async fn open_grpc(host: &str, port: u16) -> HealthClient<Channel> {
-    let stream = get::connect((host, port)).await;
+/// A session, and its end; with the bounds that the prober sets in `websocket/upgrade.rs`, for tungstenite
+/// takes its buffer for reading at once, and 128 KiB of it unless told otherwise.
+async fn upgrade(stream: impl AsyncRead + AsyncWrite + Unpin, url: String) {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(4 * 1024)
+        .write_buffer_size(0)
+        .max_write_buffer_size(2 * 64 * 1024)
+        .max_message_size(Some(64 * 1024))
+        .max_frame_size(Some(64 * 1024));
+    let (mut session, _) = client_async_with_config(url, stream, Some(config)).await.expect("an upgrade");
+    session.close(None).await.expect("an end");
+    while let Some(Ok(_)) = session.next().await {}
+}
+
+async fn open_grpc(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    origin: String,
+) -> HealthClient<Channel> {
     let opened = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
     let (sender, connection) = opened.expect("a handshake");
     tokio::spawn(connection);
-    HealthClient::with_origin(Channel(sender), format!("http://{host}:{port}").parse().expect("a URL"))
+    HealthClient::with_origin(Channel(sender), origin.parse().expect("a URL"))
 }
 
 async fn check(mut client: HealthClient<Channel>) {

@@ -29,10 +29,12 @@ pub(crate) enum Kind {
     HttpsOwnRoot,
     Grpc,
     GrpcKept,
+    Grpcs,
     Tcp,
     TcpBanner,
     Tls,
     WebSocket,
+    Wss,
     Dns,
     Icmp,
     /// What is looked up when it is due whether a service has reported in.
@@ -40,7 +42,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Http,
         Self::HttpKept,
         Self::HttpJudged,
@@ -50,10 +52,12 @@ impl Kind {
         Self::HttpsOwnRoot,
         Self::Grpc,
         Self::GrpcKept,
+        Self::Grpcs,
         Self::Tcp,
         Self::TcpBanner,
         Self::Tls,
         Self::WebSocket,
+        Self::Wss,
         Self::Dns,
         Self::Icmp,
         Self::Heartbeat,
@@ -70,10 +74,12 @@ impl Kind {
             Self::HttpsOwnRoot => "https-own-root",
             Self::Grpc => "grpc",
             Self::GrpcKept => "grpc-keep-alive",
+            Self::Grpcs => "grpcs",
             Self::Tcp => "tcp",
             Self::TcpBanner => "tcp-banner",
             Self::Tls => "tls",
             Self::WebSocket => "websocket",
+            Self::Wss => "wss",
             Self::Dns => "dns",
             Self::Icmp => "icmp",
             Self::Heartbeat => "heartbeat",
@@ -102,7 +108,8 @@ impl Kind {
 
     /// What is written of a service of this kind beside its name and times.
     fn settings(self, host: &str, ports: &Ports, ca: &str) -> Value {
-        let Ports { http, http_kept, json, https, tls, grpc, grpc_kept, tcp, banner, websocket, dns } = ports;
+        let Ports { http, http_kept, json, https, tls, grpc, grpc_kept, grpcs, tcp, banner, websocket, wss, dns } =
+            ports;
         match self {
             Self::Http | Self::HttpNamed => json!({"url": format!("http://{host}:{http}/")}),
             Self::HttpKept => {
@@ -128,12 +135,14 @@ impl Kind {
             Self::GrpcKept => {
                 json!({"url": format!("grpc://{host}:{grpc_kept}/shop.v1.Cart"), "grpc": {"connection": "keep_alive"}})
             }
+            Self::Grpcs => json!({"url": format!("grpcs://{host}:{grpcs}/shop.v1.Cart")}),
             Self::Tcp => json!({"url": format!("tcp://{host}:{tcp}")}),
             Self::TcpBanner => {
                 json!({"url": format!("tcp://{host}:{banner}"), "tcp": {"expect": {"prefix": "220 "}}})
             }
             Self::Tls => json!({"url": format!("tls://{host}:{tls}")}),
             Self::WebSocket => json!({"url": format!("ws://{host}:{websocket}/")}),
+            Self::Wss => json!({"url": format!("wss://{host}:{wss}/")}),
             Self::Dns => json!({"url": format!("dns://{host}:{dns}/www.shop.example")}),
             Self::Icmp => json!({"url": format!("icmp://{host}"), "icmp": {"count": 1}}),
             Self::Heartbeat => json!({"url": "heartbeat://nightly-backup", "heartbeat": {"every": "24h"}}),

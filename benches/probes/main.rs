@@ -7,7 +7,7 @@
 //! nothing else; by turns, in one process, on one thread, 64 at a time. The target is a process of
 //! its own. Then the memory of a probe that waits for an answer, of both: what the resident memory
 //! of a fresh process grows by when 2,000 of them do. A kind is named by its beginning, so that
-//! `https` is also `https-resumed`.
+//! `https` is also `https-resumed`, and `grpc` also `grpcs`.
 //!
 //! `cargo bench --bench probes -- in-flight [N]`: the monitor with N probes (10,000) in flight against
 //! targets that never answer, one host with more of them than it has places, and 1,000 services that
@@ -151,8 +151,12 @@ fn probers(kind: Kind, places: &Places, heartbeats: Arc<dyn Heartbeats>) -> Prob
     let dialer = Arc::new(Dialer::new(AddressPolicy::new(Loopback::Allowed)));
     let extra_roots = if kind == Kind::HttpsOwnRoot { Vec::new() } else { places.ca.clone().into_bytes() };
     let tls = TlsClient::new(&extra_roots).expect("TLS");
+    let grpc = GrpcProberConfig {
+        dialer: Arc::clone(&dialer),
+        extra_roots: extra_roots.clone(),
+        ..GrpcProberConfig::default()
+    };
     let http = HttpProberConfig { dialer: Arc::clone(&dialer), extra_roots, ..HttpProberConfig::default() };
-    let grpc = GrpcProberConfig { dialer: Arc::clone(&dialer), ..GrpcProberConfig::default() };
     let dns = DnsProberConfig { dialer: Arc::clone(&dialer), ..DnsProberConfig::default() };
     let secrets = Secrets::default;
     let all: [Arc<dyn Prober>; 8] = [

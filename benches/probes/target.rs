@@ -19,7 +19,7 @@ use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpSocket, TcpStream, UdpSocket},
     time::timeout,
 };
@@ -41,10 +41,12 @@ pub(crate) struct Ports {
     pub(crate) tls: u16,
     pub(crate) grpc: u16,
     pub(crate) grpc_kept: u16,
+    pub(crate) grpcs: u16,
     /// Where all that is wanted is a connection.
     pub(crate) tcp: u16,
     pub(crate) banner: u16,
     pub(crate) websocket: u16,
+    pub(crate) wss: u16,
     pub(crate) dns: u16,
 }
 
@@ -52,8 +54,8 @@ pub(crate) struct Ports {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Places {
     pub(crate) answering: Ports,
-    /// They take connections, `https` does its handshake too, and then say nothing; where connections are
-    /// kept, they answer the first question of each, and `tcp` takes none.
+    /// They take connections, `https`, `grpcs` and `wss` do their handshakes too, and then say nothing; where
+    /// connections are kept, they answer the first question of each, and `tcp` takes none.
     pub(crate) silent: Ports,
     /// The certificate of who signed the one that is shown.
     pub(crate) ca: String,
@@ -68,7 +70,7 @@ const SERVING: &[u8] = &[0, 0, 0, 0, 2, 8, 1];
 #[tokio::main]
 pub(crate) async fn run() {
     rlimit::increase_nofile_limit(u64::MAX).expect("more files");
-    let (ca, tls) = identity();
+    let (ca, [tls, http2_tls]) = identity();
     let silent = listen(wait_for_end).await;
     let http = listen(|stream| answer(stream, OK)).await;
     let grpc = listen(|stream| serve_health(stream, usize::MAX)).await;
@@ -81,22 +83,27 @@ pub(crate) async fn run() {
         tls: secured(&tls, wait_for_end).await,
         grpc,
         grpc_kept: grpc,
+        grpcs: secured(&http2_tls, |stream| serve_health(stream, usize::MAX)).await,
         tcp: banner,
         banner,
         websocket: listen(shake_hands).await,
+        wss: secured(&tls, shake_hands).await,
         dns: name_server(|question| Some(told(question))).await,
     };
+    let https = secured(&tls, wait_for_end).await;
     let silent = Ports {
         http: silent,
         http_kept: listen(answer_once).await,
         json: silent,
-        https: secured(&tls, wait_for_end).await,
+        https,
         tls: silent,
         grpc: silent,
         grpc_kept: listen(|stream| serve_health(stream, 1)).await,
+        grpcs: secured(&http2_tls, wait_for_end).await,
         tcp: full().await,
         banner: silent,
         websocket: silent,
+        wss: https,
         dns: name_server(|_| None).await,
     };
     let places = Places { answering, silent, ca };
@@ -107,8 +114,8 @@ pub(crate) async fn run() {
     std::future::pending::<()>().await;
 }
 
-/// An authority of our own, and what it vouches for.
-fn identity() -> (String, TlsAcceptor) {
+/// An authority of our own, and what it vouches for; the second speaks HTTP/2 only.
+fn identity() -> (String, [TlsAcceptor; 2]) {
     let key = KeyPair::generate().expect("a key");
     let mut root = CertificateParams::default();
     root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -127,7 +134,9 @@ fn identity() -> (String, TlsAcceptor) {
         .expect("a set-up");
     let mut config = config;
     config.ticketer = rustls::crypto::ring::Ticketer::new().expect("tickets");
-    (root_certificate.pem(), TlsAcceptor::from(Arc::new(config)))
+    let mut http2 = config.clone();
+    http2.alpn_protocols = vec![b"h2".to_vec()];
+    (root_certificate.pem(), [config, http2].map(|config| TlsAcceptor::from(Arc::new(config))))
 }
 
 /// Gives each connection to `serve`; answers its port.
@@ -200,7 +209,7 @@ async fn greet(mut stream: TcpStream) {
     }
 }
 
-async fn shake_hands(stream: TcpStream) {
+async fn shake_hands(stream: impl AsyncRead + AsyncWrite + Unpin) {
     if let Ok(mut session) = tokio_tungstenite::accept_async(stream).await {
         use futures_util::StreamExt;
         while let Some(Ok(_)) = session.next().await {}
@@ -209,7 +218,7 @@ async fn shake_hands(stream: TcpStream) {
 
 /// What a health service that serves says, without a gRPC library: the target is to be cheap. More
 /// questions of one connection than these are not answered.
-async fn serve_health(stream: TcpStream, most: usize) {
+async fn serve_health(stream: impl AsyncRead + AsyncWrite + Unpin, most: usize) {
     let asked = AtomicUsize::new(0);
     let health = service_fn(move |_: Request<Incoming>| {
         let is_answered = asked.fetch_add(1, Ordering::Relaxed) < most;
