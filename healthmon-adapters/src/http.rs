@@ -101,7 +101,8 @@ impl Default for HttpProberConfig {
 ///     "token_url": "https://login.example/token",
 ///     "client_id": "monitor", "client_secret": {"file": "shop-client"},
 ///     "scope": "health", "audience": "shop",  // none
-///     "credentials": "body"               // header: where the token server reads who we are
+///     "credentials": "body",              // header: where the token server reads who we are
+///     "tls": {"verify": "full"}           // of the token server; or ca
 ///   }},
 ///   "redirects": 3,                       // 5; how many are followed: 0 to 10
 ///   "connection": "keep_alive",           // fresh
@@ -161,7 +162,8 @@ impl Default for HttpProberConfig {
 ///
 /// **Tokens** are kept until shortly before they expire, fetched by one probe at a time, and fetched
 /// anew once when the target answers 401. A token server is reached like a target, through the same
-/// address policy and proxy, and no redirect of it is followed.
+/// address policy and proxy, and no redirect of it is followed; but what `http.tls` and `http.version` say
+/// of the target is not said of it. It is given 5 s, or what is left until the deadline.
 ///
 /// **Proxies.** None is used that a service does not name; those of the environment are not. `http`
 /// targets are asked for by their whole URL, `https` targets (and HTTP/2 without TLS) through a

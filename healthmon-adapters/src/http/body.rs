@@ -124,6 +124,7 @@ async fn read_to(
         };
         // Trailers are of no interest; hyper bounds them.
         let Ok(data) = frame.into_data() else { continue };
+        link.earn(data.len());
         let left = usize::try_from(limit - size).unwrap_or(usize::MAX);
         let data = if data.len() > left { data.slice(..left) } else { data };
         size += data.len() as u64;

@@ -16,7 +16,10 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use url::Url;
 
-use super::{multiplexed, proxy, stream::Stream};
+use super::{
+    multiplexed, proxy,
+    stream::{Allowance, Metered, Stream},
+};
 use crate::net::{Progress, Stage, attempt::Fault, progress::add};
 
 /// The most that a response's head may take; hyper looks after each read, so that one that comes whole
@@ -31,6 +34,7 @@ pub(super) struct Link {
     connection: Connection,
     state: State,
     manner: Manner,
+    allowance: Allowance,
     /// When it was opened.
     pub(super) opened: Instant,
     /// When its certificate expires.
@@ -44,7 +48,7 @@ enum Sender {
 
 #[expect(clippy::large_enum_variant, reason = "nearly all are of the first kind, and a box would cost each of them")]
 enum Connection {
-    One(http1::Connection<TokioIo<Stream>, Full<Bytes>>),
+    One(http1::Connection<TokioIo<Metered>, Full<Bytes>>),
     Two(Box<multiplexed::Connection>),
 }
 
@@ -74,11 +78,15 @@ impl Link {
         manner: Manner,
         certificate_expires: Option<Timestamp>,
     ) -> Result<Box<Self>, Fault> {
-        let opened = http1::Builder::new().max_buf_size(HEAD_LIMIT as usize).handshake(TokioIo::new(stream)).await;
+        let allowance = Allowance::default();
+        allowance.restart();
+        let stream = TokioIo::new(Metered { stream, allowance: allowance.clone() });
+        let opened = http1::Builder::new().max_buf_size(HEAD_LIMIT as usize).handshake(stream).await;
         let (sender, connection) = opened.map_err(|error| Fault::from(Broken(error)))?;
         let (sender, connection) = (Sender::One(sender), Connection::One(connection));
         let opened = Instant::now();
-        Ok(Box::new(Self { sender, connection, state: State::Running, manner, opened, certificate_expires }))
+        let state = State::Running;
+        Ok(Box::new(Self { sender, connection, state, manner, allowance, opened, certificate_expires }))
     }
 
     /// An HTTP/2 connection over `stream`.
@@ -86,11 +94,15 @@ impl Link {
         stream: Stream,
         certificate_expires: Option<Timestamp>,
     ) -> Result<Box<Self>, Fault> {
+        let allowance = Allowance::default();
+        allowance.restart();
+        let stream = Metered { stream, allowance: allowance.clone() };
         let (sender, connection) = multiplexed::open(stream).await.map_err(|error| Fault::from(Broken(error)))?;
         let (sender, connection) = (Sender::Two(sender), Connection::Two(Box::new(connection)));
         let manner = Manner::Path;
         let opened = Instant::now();
-        Ok(Box::new(Self { sender, connection, state: State::Running, manner, opened, certificate_expires }))
+        let state = State::Running;
+        Ok(Box::new(Self { sender, connection, state, manner, allowance, opened, certificate_expires }))
     }
 
     /// Sends `request` for `url` and waits for the head of the answer.
@@ -102,6 +114,7 @@ impl Link {
     ) -> Result<Response<Incoming>, Broken> {
         let begun = Instant::now();
         progress.stage = Stage::Answer;
+        self.allowance.restart();
         if let Manner::Whole(authorization) = &self.manner {
             proxy::address(&mut request, url, authorization.as_ref());
         }
@@ -115,6 +128,11 @@ impl Link {
         };
         add(&mut progress.phases.first_byte_us, begun.elapsed());
         answered.map_err(Broken)
+    }
+
+    /// So much of an answer's body has come.
+    pub(super) fn earn(&self, bytes: usize) {
+        self.allowance.earn(bytes);
     }
 
     /// Waits for `wanted`, which something that this connection does will complete.

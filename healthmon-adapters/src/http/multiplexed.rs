@@ -16,7 +16,7 @@ use hyper::{Request, Uri, client::conn::http2, header, http::uri::Authority, rt:
 use hyper_util::rt::TokioIo;
 use url::{Position, Url};
 
-use super::{link::HEAD_LIMIT, stream::Stream};
+use super::{link::HEAD_LIMIT, stream::Metered};
 
 /// What a peer may have sent that nobody has read yet.
 const WINDOW: u32 = 64 * 1024;
@@ -28,7 +28,7 @@ type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// The connection, and what it consists of.
 pub(super) struct Connection {
     /// None once it has ended: it must not be polled again.
-    connection: Option<http2::Connection<TokioIo<Stream>, Full<Bytes>, Started>>,
+    connection: Option<http2::Connection<TokioIo<Metered>, Full<Bytes>, Started>>,
     started: Started,
     tasks: Vec<Task>,
 }
@@ -50,7 +50,7 @@ impl Started {
     }
 }
 
-pub(super) async fn open(stream: Stream) -> Result<(Sender, Connection), hyper::Error> {
+pub(super) async fn open(stream: Metered) -> Result<(Sender, Connection), hyper::Error> {
     let started = Started::default();
     let opened = http2::Builder::new(started.clone())
         .initial_stream_window_size(WINDOW)
