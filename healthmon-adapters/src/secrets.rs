@@ -266,10 +266,12 @@ mod tests {
     fn sec_what_is_no_file_is_not_read() {
         let folder = std::env::temp_dir().join(format!("healthmon-secrets-{}", std::process::id()));
         fs::create_dir_all(folder.join("folder")).expect("a folder");
-        std::os::unix::fs::symlink("/dev/zero", folder.join("endless")).expect("a link");
+        for device in ["zero", "null"] {
+            std::os::unix::fs::symlink(format!("/dev/{device}"), folder.join(device)).expect("a link");
+        }
         fs::write(folder.join("long"), vec![b'x'; SECRET_LIMIT + 1]).expect("written");
         let secrets = Secrets::of_environment(Some(folder.clone()));
-        for name in ["endless", "folder", "long"] {
+        for name in ["zero", "null", "folder", "long"] {
             assert!(secrets.reveal(&SecretRef::File(name.into())).is_err(), "{name}");
         }
         fs::remove_dir_all(folder).expect("removed");

@@ -213,7 +213,10 @@ async fn sec_a_redirect_inside_makes_no_connection() {
 #[tokio::test]
 async fn sec_a_redirect_to_a_metadata_address_makes_no_connection() {
     let prober = prober_with(dialer(policy_of_one()));
-    for host in ["169.254.169.254", "[::ffff:a9fe:a9fe]", "[fd00:ec2::254]", "2852039166"] {
+    // Two of them are refused as link-local, too, unless that network is allowed.
+    for host in
+        ["169.254.169.254", "169.254.170.2", "169.254.170.23", "[::ffff:a9fe:a9fe]", "[fd00:ec2::254]", "2852039166"]
+    {
         let server = redirecting_from_the_second(format!("http://{host}/latest/meta-data?token=canary")).await;
         let seen = see(&prober, &server.url(), json!({})).await;
         assert_eq!(seen.outcome, BLOCKED, "{host}: {seen:?}");
