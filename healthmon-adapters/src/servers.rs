@@ -19,14 +19,32 @@ pub use unbound::{PrivateUnbound, UnboundSetup};
 
 use std::{
     io,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-/// A port of loopback that nobody listens on now.
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// A port of 127.0.0.1 that nobody has now, neither for connections nor for datagrams, and that this
+/// process is given once. The system gives none like it to whoever asks for any (Linux takes those from
+/// 32768 on), so that it is free still when a server takes it, or takes it again.
+///
+/// # Errors
+/// When none is free.
+pub fn free_port() -> io::Result<u16> {
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 12_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..COUNT {
+        // Processes that begin one after the other are given ports that lie apart.
+        let place = std::process::id().wrapping_mul(101).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(FIRST + place % COUNT).map_err(io::Error::other)?;
+        let address = (Ipv4Addr::LOCALHOST, port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrInUse, "no port below those that the system gives is free"))
 }
 
 /// A temporary folder and the watchdog that clears it up.

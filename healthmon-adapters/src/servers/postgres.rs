@@ -147,13 +147,14 @@ impl PrivatePostgres {
         let port = self.port.to_string();
         loop {
             let ready = self.as_server("pg_isready").args(["--quiet", "--host=127.0.0.1", "--port", &port]).status()?;
+            // Whoever answers, it must be there itself.
+            if let Some(status) = child.try_wait()? {
+                return Err(io::Error::other(format!("PostgreSQL ended with {status}: {}", self.log()?)));
+            }
             if ready.success() {
                 // It is waited for so that it leaves no zombie; stopping goes by its own tools.
                 thread::spawn(move || child.wait());
                 return Ok(());
-            }
-            if let Some(status) = child.try_wait()? {
-                return Err(io::Error::other(format!("PostgreSQL ended with {status}: {}", self.log()?)));
             }
             if Instant::now() >= deadline {
                 return Err(io::Error::other(format!("PostgreSQL does not answer: {}", self.log()?)));

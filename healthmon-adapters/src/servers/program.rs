@@ -53,14 +53,16 @@ impl PrivateProgram {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port));
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if TcpStream::connect(address).is_ok() {
+            let listens = TcpStream::connect(address).is_ok();
+            let said = || fs::read_to_string(&path).unwrap_or_default();
+            // Whoever listens, it must be there itself.
+            if let Some(status) = child.try_wait()? {
+                return Err(io::Error::other(format!("{name} ended with {status}: {}", said())));
+            }
+            if listens {
                 // It is waited for so that it leaves no zombie.
                 thread::spawn(move || child.wait());
                 return Ok(server);
-            }
-            let said = || fs::read_to_string(&path).unwrap_or_default();
-            if let Some(status) = child.try_wait()? {
-                return Err(io::Error::other(format!("{name} ended with {status}: {}", said())));
             }
             if Instant::now() >= deadline {
                 return Err(io::Error::other(format!("{name} does not listen: {}", said())));

@@ -102,10 +102,15 @@ impl PrivateRedis {
         let mut child = command.spawn().map_err(|error| missing(&command, &error))?;
         fs::write(self.den.path("redis.pid"), child.id().to_string())?;
         let deadline = Instant::now() + PATIENCE;
-        while !self.answers() {
+        loop {
+            let answers = self.answers();
+            // Whoever answers, it must be there itself.
             if let Some(status) = child.try_wait()? {
                 let log = fs::read_to_string(self.den.path("redis.log"))?;
                 return Err(io::Error::other(format!("Redis ended with {status}: {log}")));
+            }
+            if answers {
+                break;
             }
             if Instant::now() >= deadline {
                 return Err(io::Error::other("Redis does not answer"));

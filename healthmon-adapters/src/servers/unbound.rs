@@ -1,6 +1,6 @@
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -41,7 +41,7 @@ impl PrivateUnbound {
     /// When unbound is not installed or does not start.
     pub fn start(setup: UnboundSetup<'_>) -> io::Result<Self> {
         let den = Den::new("unbound")?;
-        let port = port_of_both()?;
+        let port = free_port()?;
         let tls_port = setup.tls.map(|_| free_port()).transpose()?;
         for (name, text) in setup.files {
             fs::write(den.path(name), text)?;
@@ -124,17 +124,6 @@ impl Drop for PrivateUnbound {
     fn drop(&mut self) {
         if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
             tracing::warn!(%error, "a private unbound may be left over");
-        }
-    }
-}
-
-/// A port of loopback that nobody has, neither for datagrams nor for connections.
-fn port_of_both() -> io::Result<u16> {
-    loop {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = listener.local_addr()?.port();
-        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
         }
     }
 }

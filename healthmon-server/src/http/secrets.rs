@@ -89,7 +89,8 @@ impl<'a> Patched<'a> {
         let of = |settings: &ServiceSettings| found(self.handle, settings.url.scheme(), settings.options.to_map());
         let (before, after_found) = (of(self.before), of(after));
         refuse_sealed(&after_found, &before)?;
-        if destinations(self.before, &before) == destinations(after, &after_found) {
+        let stays = destinations(self.before, &before) == destinations(after, &after_found);
+        if stays && weaknesses(after).is_subset(&weaknesses(self.before)) {
             return Ok(());
         }
         let carried = after_found.iter().filter(|(way, value)| {
@@ -99,7 +100,8 @@ impl<'a> Patched<'a> {
         match carried.first() {
             None => Ok(()),
             Some(_) => {
-                let problem = "must be given again (or null) when the target moves: it was meant for the old one";
+                let problem = "must be given again (or null) when the target moves or is checked less: it was meant \
+                               for the old one";
                 Err(each(carried, problem))
             }
         }
@@ -159,6 +161,31 @@ fn destinations(settings: &ServiceSettings, secrets: &Found) -> BTreeSet<String>
     }
     gather("", &options, &mut places);
     places
+}
+
+/// What lets others than the target read what is sent to it: whoever may write settings and stands in between would
+/// come by secrets that they may not read.
+fn weaknesses(settings: &ServiceSettings) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (section, value) in settings.options.to_map() {
+        if section == "tcp" && value.get("starttls").is_none_or(Value::is_null) {
+            found.insert("tcp in plain".to_owned());
+        }
+        weaken(&section, &value, &mut found);
+    }
+    found
+}
+
+fn weaken(way: &str, value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(name, value)| match (name.as_str(), value) {
+            ("verify", Value::String(text)) if text == "none" => drop(found.insert(format!("{way} is not verified"))),
+            ("ca", Value::String(text)) => drop(found.insert(format!("{way} is trusted by {text}"))),
+            _ => weaken(&format!("{way}.{name}"), value, found),
+        }),
+        Value::Array(items) => items.iter().for_each(|item| weaken(way, item, found)),
+        _ => {}
+    }
 }
 
 fn gather(name: &str, value: &Value, places: &mut BTreeSet<String>) {
@@ -327,6 +354,30 @@ mod tests {
         let tcp = |port: u16| places(&format!("tcp://db.example:{port}"), json!({}));
         assert_eq!(tcp(1), tcp(1), "the origin of a scheme that browsers do not know would equal nothing");
         assert_ne!(tcp(1), tcp(2));
+    }
+
+    #[test]
+    fn sec_secrets_go_nowhere_where_less_is_checked_than_before() {
+        let of = |options: Value| {
+            let mut json = json!({"name": "a", "url": "tcp://db.example:1", "interval": "30s"});
+            if let (Value::Object(json), Value::Object(options)) = (&mut json, options) {
+                json.extend(options);
+            }
+            weaknesses(&serde_json::from_value(json).expect("settings"))
+        };
+        let full = json!({"http": {"tls": {"verify": "full"}}});
+        let none = json!({"http": {"tls": {"verify": "none"}}});
+        assert!(of(full.clone()).is_empty() && of(json!({})).is_empty());
+        for (before, after) in [
+            (full, none),
+            (json!({}), json!({"http": {"tls": {"ca": "mine"}}})),
+            (json!({"tls": {"ca": "theirs"}}), json!({"tls": {"ca": "mine"}})),
+            (json!({"tls": {}}), json!({"tls": {"verify": "none"}})),
+            (json!({"tcp": {"starttls": "smtp"}}), json!({"tcp": {"send": "x"}})),
+            (json!({"http": {}}), json!({"http": {"auth": {"oauth2": {"tls": {"verify": "none"}}}}})),
+        ] {
+            assert!(!of(after.clone()).is_subset(&of(before.clone())), "{before} {after}");
+        }
     }
 
     #[test]

@@ -20,14 +20,12 @@ use serde_json::Value;
 
 use crate::{
     client::{Client, Heard},
-    fault::Window,
     stack::{Node, Stack, request},
     target::Targets,
+    window::{Excuses, PROBE},
 };
 
 const ALL: NonZeroUsize = NonZeroUsize::new(10_000_000).unwrap();
-/// A probe's timeout in these runs, and a moment.
-const PROBE: Duration = Duration::from_millis(600);
 /// Failures in a row that mean DOWN in these runs.
 const THRESHOLD: usize = 3;
 /// How many breaches of one kind are told.
@@ -39,7 +37,7 @@ pub(crate) struct Case<'a> {
     pub(crate) targets: &'a Targets,
     pub(crate) ids: &'a [String],
     pub(crate) heard: &'a Heard,
-    pub(crate) windows: &'a [Window],
+    pub(crate) excuses: &'a Excuses,
     pub(crate) started: Timestamp,
     pub(crate) ended: Timestamp,
 }
@@ -293,11 +291,7 @@ fn check_results(case: &Case<'_>, service: &Service, results: &[StoredResult], b
         if id.kind == Kind::Scheduled {
             scheduled.insert(id.slot);
         }
-        let excused = || {
-            case.windows
-                .iter()
-                .any(|window| window.from <= id.slot.time().after(PROBE) && id.slot.time() <= window.late_until)
-        };
+        let excused = || case.excuses.late(id.slot.time());
         if stored.applied.is_none() && id.kind != Kind::Manual {
             account.late += 1;
             if !excused() && !beside_an_edge(id.slot.time()) {
@@ -320,11 +314,7 @@ fn check_results(case: &Case<'_>, service: &Service, results: &[StoredResult], b
     while slot.time() > case.started.after(Duration::from_secs(1)) {
         if !scheduled.contains(&slot) {
             account.missing += 1;
-            if !case.windows.iter().any(|window| {
-                window.gaps_until > window.from
-                    && window.from.before(PROBE) <= slot.time()
-                    && slot.time() <= window.gaps_until
-            }) {
+            if !case.excuses.gap(slot.time()) {
                 broken.add(
                     "a gap without a fault",
                     format!("service {} has no result for {}", service.id, slot.as_millis()),
@@ -353,7 +343,7 @@ fn check_truth(
             Outcome::Fail(_) | Outcome::Fatal(_) => case.targets.was_down_within(number, from, to),
             Outcome::Indeterminate(_) => true,
         };
-        if !seen {
+        if !seen && !case.excuses.mistake(stored.outcome(), stored.result.started) {
             let detail = stored.result.seen.detail.as_deref().unwrap_or_default();
             broken.add("a result that was not so", format!("{}: {:?} {detail}", stored.result.id, stored.outcome()));
         }
@@ -391,11 +381,7 @@ fn check_truth(
             broken.add("an outage was not told", format!("service {number} from {} to {end}", turn.at));
         }
         // Without a fault in the way it is told, whatever was probed.
-        let calm = !case
-            .windows
-            .iter()
-            .any(|window| window.from <= end && turn.at <= window.late_until.after(Duration::from_secs(2)));
-        if calm
+        if case.excuses.calm(turn.at, end)
             && end.since(turn.at) > Duration::from_secs(5)
             && !was_down_before
             && !down_told.iter().any(|slot| window(&slot))

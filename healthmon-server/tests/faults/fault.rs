@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use healthmon_adapters::servers::StopMode;
-use healthmon_core::{ports::Clock, runtime::clock::SystemClock, time::Timestamp};
+use healthmon_core::{ports::Clock, runtime::clock::SystemClock};
 
 use crate::{
     checker::sums,
     numbers::Numbers,
     proxy::{Mode, Trap},
     stack::Stack,
+    window::Window,
 };
 
 /// The roles, as often as they are to be hit.
@@ -64,26 +65,6 @@ const FAULTS: [Fault; 21] = [
     Fault::Duplicates,
     Fault::ClockStep,
 ];
-
-/// A fault that was, and what it may excuse.
-#[derive(Debug, Clone)]
-pub(crate) struct Window {
-    pub(crate) what: String,
-    /// Slots from then ...
-    pub(crate) from: Timestamp,
-    /// ... until then may have no result; none excused when the two are the same.
-    pub(crate) gaps_until: Timestamp,
-    /// Results with slots until then may have come late, or said nothing.
-    pub(crate) late_until: Timestamp,
-}
-
-impl Window {
-    /// Until the schedulers have shared out the shards, slots come late.
-    pub(crate) fn of_the_start(begun: Timestamp, started: Timestamp) -> Self {
-        let late_until = started.after(Duration::from_secs(2));
-        Self { what: "the start".to_owned(), from: begun, gaps_until: begun, late_until }
-    }
-}
 
 impl Fault {
     pub(crate) fn choose(numbers: &mut Numbers, only: Option<&str>) -> Self {

@@ -2,8 +2,9 @@
 //! again and again, and held against what really happened.
 //!
 //! ```text
-//! cargo test -p healthmon-server --test faults                               # a short piece
-//! cargo test -p healthmon-server --test faults -- --faults 300 --seed 7      # a long form, repeatable
+//! cargo test -p healthmon-server --test faults                               # a short piece, the same each time
+//! cargo test -p healthmon-server --test faults -- --faults 300               # a long form, other faults each time
+//! cargo test -p healthmon-server --test faults -- --faults 300 --seed 7      # the same faults again
 //! cargo test -p healthmon-server --test faults -- takeover --repetitions 20  # how long a takeover takes
 //! cargo test -p healthmon-server --test faults -- outage --minutes 10 --rate 500
 //! ```
@@ -11,7 +12,8 @@
 //! Two schedulers, three workers, two recorders and two API nodes run as processes of their own,
 //! each behind proxies to database and queue. Targets follow a script that the harness knows. An
 //! independent WebSocket client follows the events. In the end a checker that knows only the naive
-//! oracle looks at what was recorded, what was told, and what was true.
+//! oracle looks at what was recorded, what was told, and what was true. A witness notes when the machine
+//! itself stood still: that may excuse what came late then, and nothing else.
 
 #![expect(clippy::print_stdout, reason = "it says what it does and finds")]
 
@@ -26,6 +28,8 @@ mod proxy;
 mod stack;
 mod takeover;
 mod target;
+mod window;
+mod witness;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,9 @@
 //! PostgreSQL away for minutes: probing goes on, memory stays bounded, nothing is lost.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use healthmon_adapters::servers::StopMode;
 use healthmon_core::ports::Clock;
@@ -10,10 +13,11 @@ use crate::{
     arguments::Arguments,
     checker::{self, Case},
     client::Client,
-    fault::Window,
     numbers::Numbers,
     stack::{Stack, request},
     target::Targets,
+    window::{Excuses, Window},
+    witness::Witness,
 };
 
 /// What memory may grow by for each second of spooled results and each process, and in all.
@@ -23,13 +27,14 @@ pub(crate) async fn run(arguments: &Arguments, minutes: u32, rate: u32) -> Resul
     let span = Duration::from_secs(u64::from(minutes) * 60);
     let count = usize::try_from(rate).expect("small");
     let targets = Targets::start(count).await;
+    let witness = Witness::start(Arc::clone(&targets.clock));
     let roles = [("scheduler", 2), ("worker", 3), ("recorder", 2), ("api", 2)];
     let begun = targets.clock.now();
     let stack = Stack::start(arguments, &roles, &[]).await;
     let mut ids = Vec::new();
     for number in 0..count {
         let url = format!("http://{}/{number}", targets.address);
-        let settings = json!({"name": format!("service {number}"), "url": url, "interval": "1s", "timeout": "500ms"});
+        let settings = json!({"name": format!("service {number}"), "url": url, "interval": "1s", "timeout": "900ms"});
         ids.push(stack.register(&settings).await);
     }
     let client = Client::follow(stack.addresses("api"));
@@ -77,10 +82,13 @@ pub(crate) async fn run(arguments: &Arguments, minutes: u32, rate: u32) -> Resul
     println!("      settled {:.1} s after its return", back.elapsed().as_secs_f64());
     broken.extend(settled.err());
     let (heard, ended) = (client.heard(), targets.clock.now());
+    let account = witness.end();
     // The outage excuses nothing: no gap, no late result.
-    let windows = [Window::of_the_start(begun, started)];
-    let case = Case { stack: &stack, targets: &targets, ids: &ids, heard: &heard, windows: &windows, started, ended };
+    let excuses = Excuses { faults: vec![Window::of_the_start(begun, started)], still: account.windows() };
+    let case = Case { stack: &stack, targets: &targets, ids: &ids, heard: &heard, excuses: &excuses, started, ended };
     broken.extend(checker::check(&case).await);
+    println!("      {account}");
+    broken.extend(account.too_busy());
     if let Some(folder) = &arguments.logs {
         stack.keep_logs(folder);
     }

@@ -1,6 +1,9 @@
 //! One piece: start, break, settle, check.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use healthmon_core::ports::Clock;
 use serde_json::json;
@@ -9,10 +12,12 @@ use crate::{
     arguments::Arguments,
     checker::{self, Case},
     client::Client,
-    fault::{Fault, Window},
+    fault::Fault,
     numbers::Numbers,
     stack::Stack,
     target::Targets,
+    window::{Excuses, Window},
+    witness::Witness,
 };
 
 /// How long after the last fault everything that was true must have been told.
@@ -22,7 +27,7 @@ const CALM: Duration = Duration::from_secs(5);
 
 /// Piece after piece, until there were as many faults as are asked for.
 pub(crate) async fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
-    let (mut left, mut broken, mut pieces) = (arguments.faults, Vec::new(), 0);
+    let (mut left, mut broken, mut pieces) = (arguments.faults(), Vec::new(), 0);
     for seed in arguments.seed().. {
         let faults = left.min(arguments.piece);
         let kept = one(arguments, seed, faults).await;
@@ -36,7 +41,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Vec<String>> {
             break;
         }
     }
-    println!("{} faults in {pieces} pieces, {} promises broken", arguments.faults, broken.len());
+    println!("{} faults in {pieces} pieces, {} promises broken", arguments.faults(), broken.len());
     if broken.is_empty() { Ok(()) } else { Err(broken) }
 }
 
@@ -45,6 +50,7 @@ async fn one(arguments: &Arguments, seed: u64, faults: u32) -> Result<(), Vec<St
     let mut numbers = Numbers(seed);
     println!("seed {seed}: {faults} faults, {} services", arguments.services);
     let targets = Targets::start(arguments.services).await;
+    let witness = Witness::start(Arc::clone(&targets.clock));
     let roles = [("scheduler", 2), ("worker", 3), ("recorder", 2), ("api", 2)];
     let begun = targets.clock.now();
     let mut stack = Stack::start(arguments, &roles, &["--linger", "50ms"]).await;
@@ -52,7 +58,7 @@ async fn one(arguments: &Arguments, seed: u64, faults: u32) -> Result<(), Vec<St
     for number in 0..arguments.services {
         let settings = json!({
             "name": format!("service {number}"), "url": format!("http://{}/{number}", targets.address),
-            "interval": "1s", "timeout": "500ms", "policy": {"failure_threshold": 3, "success_threshold": 2},
+            "interval": "1s", "timeout": "900ms", "policy": {"failure_threshold": 3, "success_threshold": 2},
         });
         ids.push(stack.register(&settings).await);
     }
@@ -96,11 +102,14 @@ async fn one(arguments: &Arguments, seed: u64, faults: u32) -> Result<(), Vec<St
     let doubled = checker::calm(&stack).await;
     let ended = targets.clock.now();
     println!("      settled {:.1} s after the last fault", ended.since(frozen).as_secs_f64());
-    let heard = client.heard();
-    let case = Case { stack: &stack, targets: &targets, ids: &ids, heard: &heard, windows: &windows, started, ended };
+    let (heard, account) = (client.heard(), witness.end());
+    let excuses = Excuses { faults: windows, still: account.windows() };
+    let case = Case { stack: &stack, targets: &targets, ids: &ids, heard: &heard, excuses: &excuses, started, ended };
     let mut broken: Vec<String> = settled.err().into_iter().collect();
     broken.extend(doubled);
     broken.extend(checker::check(&case).await);
+    println!("      {account}");
+    broken.extend(account.too_busy());
     for (name, log) in stack.logs() {
         broken.extend(log.lines().filter(|line| line.contains("panicked")).map(|line| format!("{name}: {line}")));
     }

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use healthmon_adapters::{
     postgres::{PostgresOptions, PostgresResultStore},
-    servers::{PrivatePostgres, PrivateRedis},
+    servers::{PrivatePostgres, PrivateRedis, free_port},
 };
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::{arguments::Arguments, numbers::Numbers, proxy::Proxy};
+use crate::{arguments::Arguments, proxy::Proxy};
 
 const DATABASE: &str = "postgres";
 /// Anything that takes longer than this will not come.
@@ -153,13 +153,13 @@ impl Stack {
         let redis = PrivateRedis::start().expect("Redis starts");
         let folder = tempfile::tempdir().expect("a folder");
         let mut nodes = Vec::new();
-        let mut ports = Numbers(u64::from(std::process::id()) << 32 ^ arguments.seed());
         for &(role, count) in roles {
             for number in 1..=count {
                 nodes.push(Node {
                     name: format!("{role}-{number}"),
                     role,
-                    address: free_address(&mut ports),
+                    // No outgoing connection is given it either while its process is down.
+                    address: SocketAddr::from(([127, 0, 0, 1], free_port().expect("a port"))),
                     postgres: Proxy::to(postgres.port()).await,
                     redis: Proxy::to(redis.port()).await,
                     child: None,
@@ -232,18 +232,6 @@ impl Stack {
             fs::copy(node.log_file(), folder.join(format!("{}.log", node.name))).expect("copied");
         }
         fs::write(folder.join("postgres.log"), self.postgres.log().unwrap_or_default()).expect("written");
-    }
-}
-
-/// An address that nobody has, and that no outgoing connection is given while its process is down:
-/// Linux takes those from above.
-fn free_address(ports: &mut Numbers) -> SocketAddr {
-    loop {
-        let port = u16::try_from(10_000 + ports.below(22_000)).expect("a port");
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if std::net::TcpListener::bind(address).is_ok() {
-            return address;
-        }
     }
 }
 

@@ -27,10 +27,10 @@ async fn a_service_is_registered_read_changed_paused_resumed_probed_and_deleted(
 
     let wrong = server.send("PATCH", &path, Some(json!({"policy": {"window": 2}}))).await;
     assert_eq!((wrong.status, wrong.fields()), (422, vec!["policy.window"]), "{}", wrong.json);
-    let patch = json!({"interval": "1m", "tags": {"team": null, "tier": "1"}, "policy": {"failure_threshold": 5}});
+    let patch = json!({"interval": "1h", "tags": {"team": null, "tier": "1"}, "policy": {"failure_threshold": 5}});
     let patched = server.send("PATCH", &path, Some(patch)).await;
     assert_eq!(patched.status, 200, "{}", patched.json);
-    assert_eq!((patched.json["interval"].as_str(), &patched.json["tags"]), (Some("1m"), &json!({"tier": "1"})));
+    assert_eq!((patched.json["interval"].as_str(), &patched.json["tags"]), (Some("1h"), &json!({"tier": "1"})));
     assert_eq!(patched.json["policy"]["window"], 5);
     assert_ne!(patched.header("etag"), tag);
 
@@ -52,10 +52,12 @@ async fn a_service_is_registered_read_changed_paused_resumed_probed_and_deleted(
     let probed = server.send("POST", &format!("{path}/probe"), None).await;
     assert_eq!((probed.status, probed.json["outcome"].as_str()), (200, Some("pass")), "{}", probed.json);
     assert_eq!((probed.json["kind"].as_str(), &probed.json["applied"]), (Some("manual"), &Value::Null));
-    assert_eq!(target.served(), served + 1, "a person may probe a paused service");
+    // One that was under way when it was paused may have come too.
+    assert!(target.served() > served, "a person may probe a paused service");
+    let served = target.served();
     let resumed = server.send("POST", &format!("{path}/resume"), None).await;
     assert_eq!(resumed.json["activity"], "active");
-    until("the probe of a resumed service", async || (target.served() > served + 1).then_some(())).await;
+    until("the probe of a resumed service", async || (target.served() > served).then_some(())).await;
 
     assert_eq!(server.send("DELETE", &path, None).await.status, 204);
     assert_eq!(server.get(&path).await.status, 404);

@@ -4,6 +4,7 @@
 
 mod access;
 mod api;
+mod checks;
 mod clients;
 mod commands;
 mod credentials;
@@ -23,3 +24,4 @@ mod shared;
 mod sockets;
 mod support;
 mod uptime;
+mod witnesses;

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::{Server, Target, folder, until};
 
 /// Anything that is asked of a node must be answered within this, Redis or not.
-const QUICK: Duration = Duration::from_secs(4);
+const QUICK: Duration = Duration::from_secs(8);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_redis_away_readyz_says_so_nothing_hangs_and_all_heals_without_a_restart() {
@@ -35,7 +35,7 @@ async fn with_redis_away_readyz_says_so_nothing_hangs_and_all_heals_without_a_re
         (answer.status == 503).then_some(answer)
     });
     let told = told.await.json;
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!((&told["checks"]["store"], &told["checks"]["queue"] == "ok"), (&json!("ok"), false), "{told}");
     for path in [
         "/readyz?role=api",

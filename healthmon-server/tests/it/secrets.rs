@@ -265,6 +265,14 @@ async fn what_is_hidden_stays_when_it_is_sent_back_and_references_are_shown_and_
     assert!(own.fields().iter().all(|field| *field == "http.tls.key"), "{}", own.json);
 }
 
+/// A certificate in PEM that signs others.
+fn ca_of(name: &str) -> String {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.self_signed(&rcgen::KeyPair::generate().expect("a key")).expect("a certificate").pem()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sec_a_secret_does_not_follow_a_target_that_moves() {
     let folder = folder();
@@ -289,6 +297,10 @@ async fn sec_a_secret_does_not_follow_a_target_that_moves() {
         assert_eq!(fields, left, "{http}");
     }
     let with = |http: Value| json!({"http": http});
+    for unchecked in [json!({"tls": {"verify": "none"}}), json!({"tls": {"ca": ca_of("anybody")}})] {
+        let refused = server.send("PATCH", &path, Some(with(unchecked))).await;
+        assert_eq!((refused.status, refused.fields().len()), (422, 3), "{}", refused.json);
+    }
     let as_another = server.send("PATCH", &path, Some(with(json!({"host": "thief.example"})))).await;
     assert_eq!((as_another.status, as_another.fields().len()), (422, 3), "{}", as_another.json);
     let by_a_header = server.send("PATCH", &path, Some(with(json!({"headers": {"host": "thief.example"}})))).await;

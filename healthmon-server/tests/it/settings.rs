@@ -164,8 +164,9 @@ async fn what_auth_prints_is_what_the_settings_take() {
     let (_, printed, said) = run(&["auth", "hash-password", "--name", "ann"], &[], "correct horse\nand more");
     assert!(printed.contains("HEALTHMON_USERS='ann:admin:$argon2id$"), "{printed}{said}");
     let (_, token, _) = run(&["auth", "new-token", "--name", "ci", "--role", "viewer"], &[], "");
-    assert_eq!(token.matches("hm_").count(), 1, "it is shown once: {token}");
-    let bearer = token.split_whitespace().find(|word| word.starts_with("hm_")).unwrap();
+    let words: Vec<&str> = token.split_whitespace().filter(|word| word.starts_with("hm_")).collect();
+    let [bearer] = words[..] else { panic!("it is shown once: {token}") };
+    assert_eq!(token.matches(bearer).count(), 1, "and in no other word: {token}");
     let bearer = format!("Bearer {bearer}");
     // The lines for the file, as they are; the second list goes under the first's `access`.
     let lines = |printed: &str| -> String {

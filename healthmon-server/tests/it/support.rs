@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Once,
         atomic::{AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use healthmon_adapters::servers::free_port;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -24,7 +25,15 @@ use tokio::{
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::Message};
 
 /// Anything on this machine that takes longer than this will not come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Every client is a socket of this process, and a thousand of them are more than most systems give unasked.
+fn raise_limit_of_files() {
+    static RAISED: Once = Once::new();
+    RAISED.call_once(|| {
+        rlimit::increase_nofile_limit(16_384).unwrap();
+    });
+}
 
 /// The `healthmon` binary, running; killed when dropped.
 pub(crate) struct Server {
@@ -61,13 +70,15 @@ impl Server {
     }
 
     fn spawn(ip: [u8; 4], beside: &Path, words: &[&str], environment: &[(&str, &str)]) -> Self {
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        raise_limit_of_files();
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
         let listen = SocketAddr::from((ip, address.port())).to_string();
         let log = beside.with_extension(format!("{}.log", address.port()));
         let child = Command::new(env!("CARGO_BIN_EXE_healthmon"))
             .args(words)
             .args(["--listen", &listen])
             .envs(environment.iter().copied())
+            .stdin(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())
             .stdout(Stdio::null())
             .spawn()
