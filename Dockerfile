@@ -2,8 +2,9 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
-# The workspace's manifest names the benches.
+# The workspace's manifest names the benches, and the test of the examples.
 COPY benches benches
+COPY examples examples
 COPY healthmon-core healthmon-core
 COPY healthmon-adapters healthmon-adapters
 COPY healthmon-server healthmon-server
