@@ -271,9 +271,13 @@ mod tests {
             let mut redactor = Redactor::default();
             redactor.hide_document(&(0..secrets).map(|n| format!("aaaaa{n:06} ")).collect::<String>());
             assert_eq!(redactor.redact(&text), text, "from here on it is ready");
-            let begun = std::time::Instant::now();
-            (0..32).for_each(|_| assert_eq!(redactor.redact(&text), text));
-            begun.elapsed()
+            let once = |_| {
+                let begun = std::time::Instant::now();
+                (0..8).for_each(|_| assert_eq!(redactor.redact(&text), text));
+                begun.elapsed()
+            };
+            // The least is what it takes where nothing comes between.
+            (0..5).map(once).min().expect("five times")
         };
         // Of the many 4,096 are looked for: 32 times as long if each of them cost by itself.
         let (few, many) = (takes(128), takes(20_000));

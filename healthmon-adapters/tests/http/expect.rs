@@ -157,7 +157,8 @@ async fn sec_a_document_made_to_be_slow_ends_the_search_on_time() {
     let expect = json!({"json": {"$..[?count($..*) > 0]": {"count": 1}}});
     let seen = see(&prober(), &server.url(), json!({"expect": expect})).await;
     assert!(detail(&seen).ends_with("got a document with too much to look at"), "{seen:?}");
-    assert!(begun.elapsed() < Duration::from_secs(3), "took {:?}", begun.elapsed());
+    let most = Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 3 });
+    assert!(begun.elapsed() < most, "took {:?}", begun.elapsed());
 }
 
 /// Whatever is expected, the detail tells no text of a body, and no credentials out of headers.

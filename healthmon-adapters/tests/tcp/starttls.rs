@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     peers::{Then, plain, saying, tcp},
-    support::{Authority, SHORT, acceptor, detail, see, see_within},
+    support::{Authority, PATIENCE, SHORT, acceptor, detail, see, see_within},
 };
 
 type Says = &'static [&'static [u8]];
@@ -174,10 +174,10 @@ async fn every_refusal_is_told_as_what_it_is_and_no_text_of_the_peer_is_repeated
 async fn a_peer_that_consents_and_has_no_tls_is_a_tls_failure() {
     for (protocol, says) in CONSENT {
         let (mut closing, mut hanging) = (Vec::new(), Vec::new());
-        for (then, seen) in [(Then::Close, &mut closing), (Then::Hang, &mut hanging)] {
+        for (then, timeout, seen) in [(Then::Close, PATIENCE, &mut closing), (Then::Hang, SHORT, &mut hanging)] {
             let server = saying(says, then).await;
             let options = json!({"tcp": {"starttls": protocol}});
-            seen.push(see_within(&*plain(), &format!("tcp://{}", server.address), SHORT, &options).await);
+            seen.push(see_within(&*plain(), &format!("tcp://{}", server.address), timeout, &options).await);
         }
         assert_eq!(closing[0].outcome, Outcome::Fail(FailReason::Tls), "{protocol}: {closing:?}");
         assert_eq!(hanging[0].outcome, Outcome::Fail(FailReason::Timeout), "{protocol}: {hanging:?}");

@@ -108,12 +108,12 @@ async fn only_the_pong_to_our_ping_counts_and_it_may_take_only_so_long() {
     let url = format!("ws://{}/", server.address);
     let seen = see_within(&prober(), &url, SHORT, &json!({"websocket": {"ping": {}}})).await;
     assert_eq!(seen.outcome, Outcome::Fail(FailReason::Timeout), "{seen:?}");
-    let begun = std::time::Instant::now();
     let options = json!({"websocket": {"ping": {"within": "100ms"}}});
-    let seen = see(&prober(), &url, &options).await;
+    let (prober, begun) = (prober(), std::time::Instant::now());
+    let seen = see(&prober, &url, &options).await;
     assert_eq!(seen.outcome, Outcome::Fail(FailReason::Assertion), "{seen:?}");
     assert_eq!(detail(&seen), "pong: expected within 100ms, got none by then");
-    assert!(begun.elapsed() < Duration::from_millis(100 + 250) + GRACE, "it does not wait for the deadline");
+    assert!(begun.elapsed() < GRACE, "it does not wait for the deadline");
 }
 
 #[tokio::test]
@@ -154,11 +154,14 @@ async fn the_session_is_closed_politely_and_a_rude_peer_is_not_waited_for() {
     assert_eq!((seen.outcome, told.recv().await), (Outcome::Pass, Some(Some(1000))), "{seen:?}");
 
     let rude = sending(b"", b"").await;
-    let begun = std::time::Instant::now();
-    let seen = see(&prober(), &format!("ws://{}/", rude.address), &json!({})).await;
+    let (prober, begun) = (prober(), std::time::Instant::now());
+    let seen = see(&prober, &format!("ws://{}/", rude.address), &json!({})).await;
+    let took = begun.elapsed();
     assert_eq!(seen.outcome, Outcome::Pass, "{seen:?}");
-    assert!(begun.elapsed() < Duration::from_millis(250) + GRACE, "took {:?}", begun.elapsed());
-    assert!(seen.latency_us < 240_000, "the farewell is no part of what was measured: {seen:?}");
+    assert!(took < GRACE, "took {took:?}");
+    // Nobody answers the farewell, which then takes a quarter of a second.
+    let measured = Duration::from_micros(u64::from(seen.latency_us));
+    assert!(measured + Duration::from_millis(250) <= took, "that is no part of what was measured: {seen:?}, {took:?}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     peers::{echo, prober, prober_of},
-    support::{Authority, PATIENCE, SHORT, Server, detail, probe_of, see, see_within, settings},
+    support::{Authority, LATER, PATIENCE, SHORT, Server, detail, probe_of, see, see_within, settings},
 };
 
 #[tokio::test]
@@ -64,7 +64,12 @@ async fn every_conversation_gets_the_right_outcome() {
     for (path, options, outcome, told) in rows {
         let options = json!({ "websocket": options });
         let url = format!("ws://{}{path}", server.address);
-        let seen = see_within(&prober, &url, SHORT, &options).await;
+        let timeout = match outcome {
+            Outcome::Fail(FailReason::Timeout) => SHORT,
+            _ if told.contains("until the deadline") => LATER,
+            _ => PATIENCE,
+        };
+        let seen = see_within(&prober, &url, timeout, &options).await;
         assert_eq!(seen.outcome, outcome, "{options}: {seen:?}");
         assert!(detail(&seen).contains(told) && !detail(&seen).contains("canary"), "{options}: {seen:?}");
     }

@@ -34,8 +34,10 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// The deadline of targets that hang.
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
+/// The deadline of targets that hang when they have said something, which is told of them.
+pub(crate) const LATER: Duration = Duration::from_millis(1_500);
 /// How late a probe may come back on a busy machine.
-pub(crate) const GRACE: Duration = Duration::from_millis(250);
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// A server on loopback; it ends with the test.
 pub(crate) struct Server {

@@ -260,7 +260,8 @@ mod tests {
                 let begun = Instant::now();
                 let found = path.select(document, &mut Budget::default());
                 assert!(found.is_err() || found.is_ok_and(|found| found.len() <= STEPS as usize), "{}", path.text());
-                assert!(begun.elapsed() < Duration::from_secs(2), "{} took {:?}", path.text(), begun.elapsed());
+                let most = Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 2 });
+                assert!(begun.elapsed() < most, "{} took {:?}", path.text(), begun.elapsed());
             }
         }
     }
@@ -288,6 +289,7 @@ mod tests {
         ] {
             Path::read(&wrong).map(drop).expect_err(&wrong);
         }
-        assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
+        let most = Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 5 });
+        assert!(begun.elapsed() < most, "took {:?}", begun.elapsed());
     }
 }

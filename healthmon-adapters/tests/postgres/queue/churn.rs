@@ -1,6 +1,10 @@
 //! Many workers, many rounds.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use healthmon_core::{memory::QueueLimits, ports::ProbeQueue, probe::Kind};
@@ -14,13 +18,17 @@ async fn workers_of_several_nodes_never_share_a_probe() {
     let database = Database::new().await;
     let open = || open(&database.url, &["local"], QueueLimits::shared());
     let queues = [open().await, open().await, open().await];
-    let all = probes(1, 3_000);
+    let (all, is_all_in) = (probes(1, 3_000), AtomicBool::new(false));
     let work = async |queue: &dyn ProbeQueue, most: usize| {
         let (mut taken, most) = (Vec::new(), NonZeroUsize::new(most).expect("some"));
         loop {
+            let is_last = is_all_in.load(Ordering::SeqCst);
             let some = patiently(async || queue.pull(most, Duration::from_secs(1)).await).await;
             if some.is_empty() {
-                return taken;
+                if is_last {
+                    return taken;
+                }
+                continue;
             }
             patiently(async || queue.complete(passed(&some)).await).await;
             taken.extend(some);
@@ -37,6 +45,7 @@ async fn workers_of_several_nodes_never_share_a_probe() {
             );
             accepted += a.accepted + b.accepted;
         }
+        is_all_in.store(true, Ordering::SeqCst);
         accepted
     };
     let (taken, accepted) = tokio::join!(workers, scheduling);

@@ -104,7 +104,7 @@ async fn a_services_results_come_in_order_across_recorders_while_commits_come_ou
 #[tokio::test]
 async fn recorders_share_the_shards_once_they_are_there_for_a_lease() {
     let database = Database::new().await;
-    let limits = QueueLimits { drain_lease: Duration::from_millis(500), ..QueueLimits::shared() };
+    let limits = QueueLimits { drain_lease: Duration::from_secs(3), ..QueueLimits::shared() };
     let (queue, other) = (open(&database.url, &["local"], limits).await, open(&database.url, &["local"], limits).await);
     let (one, two) = (consumer("one"), consumer("two"));
     assert_eq!(pull_results(&*queue, &one).await, []);

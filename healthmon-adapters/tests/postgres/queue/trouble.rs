@@ -67,7 +67,8 @@ async fn a_result_or_a_probe_that_nobody_can_read_holds_up_no_other() {
     }
     queue.enqueue(all).await.expect("enqueued");
     execute(&database.url, "UPDATE queued_probes SET service = '{}' WHERE service_id = 1").await;
-    let taken = pull_all(&*queue).await;
+    // Once: those that were taken come again soon.
+    let taken = queue.pull(ALL, Duration::ZERO).await.expect("pulled");
     assert_eq!(taken.len(), 3);
     let mut done = passed(&taken);
     done[0].result.seen.detail = Some("a NUL \0 in it".into());

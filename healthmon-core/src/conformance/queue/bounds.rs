@@ -32,7 +32,7 @@ pub async fn a_probe_not_begun_by_its_start_by_comes_back_as_expired(make: impl 
 pub async fn a_probe_whose_worker_vanished_and_whose_start_by_passed_comes_back_as_a_result(
     make: impl AsyncFn(QueueSetup) -> QueueFixture,
 ) {
-    let setup = QueueSetup::default();
+    let setup = QueueSetup { lease_margin: Duration::from_secs(5), ..QueueSetup::default() };
     let fixture = make(setup).await;
     let mut probes = probes(1, 2, fixture.time.now());
     probes.iter_mut().for_each(|probe| probe.start_by = fixture.time.now().after(setup.lease() / 2));
@@ -41,7 +41,7 @@ pub async fn a_probe_whose_worker_vanished_and_whose_start_by_passed_comes_back_
     let mut results = Vec::new();
     fixture
         .time
-        .until(PATIENCE, "they come back as results", async || {
+        .until(PATIENCE * 2, "they come back as results", async || {
             assert_eq!(pull(&*fixture.queue, ALL).await, [], "their start-by has passed");
             results.extend(pull_results(&*fixture.queue, &consumer("one")).await);
             (results.len() >= 2).then_some(())

@@ -123,6 +123,7 @@ pub async fn a_paused_or_deleted_service_yields_nothing(make: impl AsyncFn(Sched
     fixture.change(paused.id, Change::Pause).await;
     fixture.change(deleted.id, Change::Delete).await;
     let from = start.after(SECOND * 3);
+    fixture.settle(from).await;
     let (probes, _) = fixture.walk(from, from.after(SECOND * 5), SECOND / 10).await;
     assert!(probes.iter().all(|probe| probe.id.service == kept.id), "{:?}", super::ids(&probes));
     assert_eq!(scheduled(&probes, &kept), slots(&kept, from, from.after(SECOND * 5)));
@@ -148,6 +149,8 @@ pub async fn what_waits_to_be_emitted_goes_when_its_service_is_paused(
     for number in 1..=6 {
         fixture.change(id(number), Change::Pause).await;
     }
+    // More waits than this takes.
+    fixture.settle(at).await;
     let (rest, _) = fixture.walk(at, at.after(SECOND), SECOND / 10).await;
     assert_eq!(super::ids(&rest), Vec::<String>::new());
 }
@@ -161,6 +164,7 @@ pub async fn new_settings_are_in_the_next_probe(make: impl AsyncFn(SchedulerSetu
     let stricter = ServiceSettings { policy: thresholds(2, 2), ..each("one", SECOND) };
     let changed = fixture.change(service.id, set(stricter)).await;
     let from = start.after(SECOND * 2);
+    fixture.settle(from).await;
     let (probes, _) = fixture.walk(from, from.after(SECOND * 2), SECOND / 10).await;
     assert!(!probes.is_empty());
     for probe in probes {
@@ -176,7 +180,7 @@ pub async fn a_new_interval_moves_the_slots(make: impl AsyncFn(SchedulerSetup) -
     fixture.walk(start, start.after(SECOND * 2), SECOND / 10).await;
     let changed = fixture.change(service.id, set(each("one", Duration::from_millis(1_700)))).await;
     let from = start.after(SECOND * 2);
-    fixture.due(from, ALL).await;
+    fixture.settle(from).await;
     let (probes, missed) = fixture.walk(from, from.after(SECOND * 20), SECOND / 10).await;
     assert_eq!((scheduled(&probes, &changed), missed), (slots(&changed, from, from.after(SECOND * 20)), 0));
 }
