@@ -162,8 +162,8 @@ impl Default for HttpProberConfig {
 ///
 /// **Tokens** are kept until shortly before they expire, fetched by one probe at a time, and fetched
 /// anew once when the target answers 401. A token server is reached like a target, through the same
-/// address policy and proxy, and no redirect of it is followed; but what `http.tls` and `http.version` say
-/// of the target is not said of it. It is given 5 s, or what is left until the deadline.
+/// address policy and proxy, and no redirect of it is followed; but what `http.tls`, `http.version` and
+/// `http.ip` say of the target is not said of it. It is given 5 s, or what is left until the deadline.
 ///
 /// **Proxies.** None is used that a service does not name; those of the environment are not. `http`
 /// targets are asked for by their whole URL, `https` targets (and HTTP/2 without TLS) through a

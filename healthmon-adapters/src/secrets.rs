@@ -232,7 +232,7 @@ impl Secrets {
 }
 
 /// Reads a small file; a line's end behind the secret is not part of it. What is no file (a pipe, a device)
-/// could keep us waiting for ever, or never end.
+/// could keep us waiting for ever, or never end; whoever may write there is trusted not to change it under our hands.
 fn read(path: &Path) -> io::Result<Box<str>> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));

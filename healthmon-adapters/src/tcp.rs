@@ -123,7 +123,7 @@ impl TcpProber {
         }
         let exchange = self.exchange(&asking, attempt.deadline(), &mut progress);
         let ended = attempt.limit(Box::pin(exchange)).await;
-        let ended = ended.map(|ended| ended.map_err(|fault| fault.redacted(&redactor())));
+        let ended = ended.map(|ended| ended.map_err(|fault| fault.redacted_of_certificate(redactor)));
         attempt.inspected(ended, progress, &asking.settings.expectations)
     }
 

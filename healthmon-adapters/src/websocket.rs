@@ -111,7 +111,7 @@ impl WebSocketProber {
         let mut session = None;
         let exchange = self.exchange(&asking, deadline, &mut session, &mut progress);
         let ended = attempt.limit(Box::pin(exchange)).await;
-        let ended = ended.map(|ended| ended.map_err(|fault| fault.redacted(&redactor())));
+        let ended = ended.map(|ended| ended.map_err(|fault| fault.redacted_of_certificate(redactor)));
         let inspection = attempt.inspected(ended, progress, &asking.settings.expectations);
         if let Some(session) = session {
             // What follows is no part of what was measured.

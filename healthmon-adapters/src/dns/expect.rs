@@ -48,7 +48,7 @@ struct Answers {
     exactly: Option<BTreeSet<String>>,
     contains: Vec<String>,
     count: Option<Bounds<usize>>,
-    matches: Option<Regex>,
+    matches: Option<(Regex, usize)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +95,11 @@ impl Expected {
     /// How many patterns are in it.
     pub(super) fn patterns(&self) -> usize {
         usize::from(self.answers.matches.is_some())
+    }
+
+    /// What it is compiled to, in KiB.
+    pub(super) fn patterns_kib(&self) -> usize {
+        self.answers.matches.as_ref().map_or(0, |(_, kib)| *kib)
     }
 
     /// Takes its fields out of the section `expect`; what is asked for says how answers are written.
@@ -208,7 +213,7 @@ impl Answers {
         for wanted in &self.contains {
             note("answers", seen.contains(wanted), &|| short(wanted));
         }
-        if let Some(pattern) = &self.matches {
+        if let Some((pattern, _)) = &self.matches {
             note("answers", seen.iter().all(|text| pattern.is_match(text)), &|| {
                 format!("each to match {}", short(pattern.as_str()))
             });
@@ -216,12 +221,13 @@ impl Answers {
     }
 }
 
-fn pattern(written: &str) -> Result<Regex, String> {
+/// With what it is compiled to, in KiB.
+fn pattern(written: &str) -> Result<(Regex, usize), String> {
     if written.is_empty() || written.len() > TEXT_LIMIT {
         return Err(format!("must be a pattern of 1 to {TEXT_LIMIT} bytes"));
     }
     let build = |limit| RegexBuilder::new(written).size_limit(limit).dfa_size_limit(SEARCH_LIMIT).build();
-    expression::compile(build).map(|(pattern, _)| pattern).map_err(|error| match error {
+    expression::compile(build).map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => expression::TOO_LARGE.to_owned(),
         error => format!("must be a regular expression: {}", error.to_string().replace('\n', " ")),
     })

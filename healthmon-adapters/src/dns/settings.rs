@@ -109,6 +109,10 @@ impl Prepare for Settings {
     fn patterns(&self) -> usize {
         self.expected.patterns()
     }
+
+    fn patterns_kib(&self) -> usize {
+        self.expected.patterns_kib()
+    }
 }
 
 impl Section {

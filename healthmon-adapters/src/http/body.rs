@@ -188,11 +188,10 @@ impl Inflated {
             data = &data[taken..];
             self.text.extend_from_slice(&buffer[..made]);
             self.is_whole = status == Status::StreamEnd;
-            if data.is_empty() && made < room {
-                return Ok(());
-            }
+            // It may owe more than there was room for, and know that it has ended only then.
             if taken == 0 && made == 0 {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not go on"));
+                let is_done = self.is_whole || data.is_empty();
+                return is_done.then_some(()).ok_or_else(|| io::Error::other("it does not go on"));
             }
         }
     }

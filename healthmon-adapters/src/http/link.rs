@@ -18,7 +18,7 @@ use url::Url;
 
 use super::{
     multiplexed, proxy,
-    stream::{Allowance, Metered, Stream},
+    stream::{Allowance, Metered, Stream, TooMuch},
 };
 use crate::net::{Progress, Stage, attempt::Fault, progress::add};
 
@@ -199,7 +199,11 @@ impl Broken {
     /// Whether a connection that had lain idle was closed under the request, which may be
     /// repeated: because it was never sent, or because doing it twice is like doing it once.
     pub(super) fn is_stale(&self, method: &Method) -> bool {
-        let closed = self.0.is_incomplete_message() || self.0.is_closed() || io_error(&self.0).is_some();
+        let broken = io_error(&self.0);
+        if broken.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<TooMuch>()) {
+            return false;
+        }
+        let closed = self.0.is_incomplete_message() || self.0.is_closed() || broken.is_some();
         self.0.is_canceled() || (closed && !matches!(*method, Method::POST | Method::PATCH))
     }
 }

@@ -45,6 +45,11 @@ impl Allowance {
     }
 }
 
+/// More came than is allowed.
+#[derive(Debug, thiserror::Error)]
+#[error("more came than belongs to an answer")]
+pub(super) struct TooMuch;
+
 /// A stream from which no more is read than is allowed.
 pub(super) struct Metered {
     pub(super) stream: Stream,
@@ -55,7 +60,7 @@ impl AsyncRead for Metered {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let left = self.allowance.0.load(Ordering::Relaxed);
         if left == 0 {
-            return Poll::Ready(Err(io::Error::other("more came than belongs to an answer")));
+            return Poll::Ready(Err(io::Error::other(TooMuch)));
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);

@@ -44,6 +44,18 @@ impl Fault {
     }
 }
 
+#[cfg(any(feature = "tcp", feature = "websocket"))]
+impl Fault {
+    /// The same where nothing that a peer says is told but the names in its certificate. All else is our own
+    /// text, in which "connection" may be a word that was sent as well.
+    pub(crate) fn redacted_of_certificate(self, redactor: impl FnOnce() -> crate::secrets::Redactor) -> Self {
+        match self.outcome {
+            Outcome::Fail(FailReason::Tls | FailReason::Certificate) => self.redacted(&redactor()),
+            _ => self,
+        }
+    }
+}
+
 impl From<DialError> for Fault {
     fn from(error: DialError) -> Self {
         Self { outcome: error.outcome(), detail: error.to_string() }

@@ -97,7 +97,7 @@ impl Redactor {
     /// look for.
     #[cfg(any(feature = "http", feature = "tcp", feature = "websocket"))]
     pub(crate) fn spare(&mut self, host: Host<&str>) {
-        let Host::Domain(host) = host else { return };
+        let host = &*host.to_string();
         let is_known = |hidden: &str| {
             let name = hidden.split_once("://").map_or(hidden, |(_, name)| name).trim_matches('/');
             let before = host.len().checked_sub(name.len()).and_then(|at| host.split_at_checked(at));
@@ -216,7 +216,10 @@ mod tests {
         redactor.hide("https://Shop.example/");
         redactor.hide("shop.example.org not-shop.example");
         redactor.spare(Host::Domain("shop.example"));
-        redactor.spare(Host::Ipv4(std::net::Ipv4Addr::LOCALHOST));
+        redactor.hide("10.0.0.7 10.0.0.70 [2001:db8::1]");
+        redactor.spare(Host::Ipv4([10, 0, 0, 7].into()));
+        redactor.spare(Host::Ipv6("2001:db8::1".parse().expect("an address")));
+        assert_eq!(redactor.redact("10.0.0.7:80, 192.0.2.1"), "10.0.0.7:80, 192.0.2.1");
         assert_eq!(redactor.redact("shop.example https://shop.example/"), "shop.example https://shop.example/");
         assert_eq!(redactor.redact("shop.example.org, not-shop.example"), "***, ***");
         redactor.spare(Host::Domain("a.shop.example.org"));

@@ -255,7 +255,7 @@ async fn sec_hostile_token_servers_are_bounded_and_on_time() {
     let (prober, begun) = (prober(), std::time::Instant::now());
     let seen = see_within(&prober, &target.url(), timeout, client(&silent.url())).await;
     assert!(begun.elapsed() < timeout + Duration::from_secs(5));
-    assert_eq!(detail(&seen), "timed out after 300 ms while getting a token");
+    assert_eq!(detail(&seen), "token: it did not come in time, waiting for the answer");
     assert_eq!(seen.outcome, Outcome::Fail(FailReason::Authentication), "the target was not even asked");
 }
 
@@ -281,7 +281,7 @@ async fn a_token_server_that_hangs_is_waited_for_no_longer_than_others_can_wait(
     let seen = see_within(&prober, &target.url(), Duration::from_mins(5), options.clone()).await;
     assert!(begun.elapsed() < Duration::from_mins(1), "{:?}", begun.elapsed());
     assert_eq!(seen.outcome, Outcome::Fail(FailReason::Authentication), "{seen:?}");
-    assert_eq!(detail(&seen), "token: the token server did not answer within 5 s");
+    assert_eq!(detail(&seen), "token: it did not come in time, waiting for the answer");
     let seen = see(&prober, &target.url(), options).await;
     assert_eq!(seen.outcome, Outcome::Pass, "{seen:?}");
 }

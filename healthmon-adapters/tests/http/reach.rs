@@ -30,7 +30,7 @@ fn knowing(addresses: &[&str]) -> healthmon_adapters::http::HttpProber {
 
 /// A listener at `address` that takes no more connections: its queue is full, so that the kernel
 /// answers nothing at all. Held together with what fills it.
-async fn blackhole(address: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
+pub(crate) async fn blackhole(address: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(address).expect("a free port");
     let listener = socket.listen(0).expect("a listener");

@@ -93,6 +93,17 @@ async fn sec_no_secret_is_told_that_a_certificate_repeats() {
     }
 }
 
+/// Our own words are no secrets because they were sent as well.
+#[tokio::test]
+async fn why_there_is_no_connection_is_told_whole() {
+    let nobody = Server::nobody().await;
+    let send = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+    let probe = probe_of(settings(&format!("tcp://{nobody}"), PATIENCE, &json!({"tcp": {"send": send}})));
+    let inspection = plain().inspect(&probe).await;
+    let told = detail(&inspection.seen);
+    assert!(told.starts_with(&format!("connect to {nobody}: Connection refused")), "{told}");
+}
+
 #[tokio::test]
 async fn sec_only_their_own_schemes_are_taken() {
     let (tls, secrets) = (Authority::new().tls(), Secrets::default());

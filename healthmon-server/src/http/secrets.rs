@@ -17,8 +17,8 @@ use super::Problem;
 const HIDDEN: &str = "(hidden)";
 
 /// Fields beside URLs that say where a secret goes, or in whose name.
-const LEADING: [&str; 8] =
-    ["address", "authority", "connect", "connect_to", "host", "proxy", "resolver", "server_name"];
+const LEADING: [&str; 9] =
+    ["address", "authority", "ca", "connect", "connect_to", "host", "proxy", "resolver", "server_name"];
 
 /// What stands where secrets may, by the way there.
 type Found = BTreeMap<Vec<String>, Value>;
@@ -180,7 +180,6 @@ fn weaken(way: &str, value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => map.iter().for_each(|(name, value)| match (name.as_str(), value) {
             ("verify", Value::String(text)) if text == "none" => drop(found.insert(format!("{way} is not verified"))),
-            ("ca", Value::String(text)) => drop(found.insert(format!("{way} is trusted by {text}"))),
             _ => weaken(&format!("{way}.{name}"), value, found),
         }),
         Value::Array(items) => items.iter().for_each(|item| weaken(way, item, found)),
@@ -345,6 +344,7 @@ mod tests {
             of(json!({"auth": {"oauth2": {"token_url": "https://thief.example/token"}}})),
             of(json!({"connect_to": "10.0.0.1:443"})),
             of(json!({"host": "thief.example"})),
+            of(json!({"tls": {"ca": "another authority's"}})),
             places("https://shop.example:8443/", json!({})),
             places("http://shop.example/", json!({})),
         ];
@@ -370,8 +370,6 @@ mod tests {
         assert!(of(full.clone()).is_empty() && of(json!({})).is_empty());
         for (before, after) in [
             (full, none),
-            (json!({}), json!({"http": {"tls": {"ca": "mine"}}})),
-            (json!({"tls": {"ca": "theirs"}}), json!({"tls": {"ca": "mine"}})),
             (json!({"tls": {}}), json!({"tls": {"verify": "none"}})),
             (json!({"tcp": {"starttls": "smtp"}}), json!({"tcp": {"send": "x"}})),
             (json!({"http": {}}), json!({"http": {"auth": {"oauth2": {"tls": {"verify": "none"}}}}})),

@@ -9,14 +9,14 @@ use std::{
 
 use healthmon_core::{ports::Clock, runtime::clock::SystemClock, time::Timestamp};
 
-use super::window::Window;
+use super::window::{PROBE, Window};
 
 /// How long it sleeps at a time.
 const NAP: Duration = Duration::from_millis(20);
 /// Who sleeps longer than this was not woken when it was time.
 const LONGEST: Duration = Duration::from_millis(250);
-/// A run says nothing when the machine stood still for more than this part of it.
-const MOST: u32 = 5;
+/// A run says nothing when more than this part of it is excused.
+const MOST: u32 = 2;
 
 /// A time in which the machine stood still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +52,25 @@ impl Account {
         self.standstills.iter().map(|still| Window::of_a_standstill(still.from, still.until)).collect()
     }
 
+    /// How much of the run that excuses: each time with what is before and after it, none twice.
+    fn excused(&self) -> Duration {
+        let mut windows: Vec<_> =
+            self.windows().iter().map(|window| (window.from.before(PROBE), window.late_until)).collect();
+        windows.sort_unstable();
+        let (mut excused, mut until) = (Duration::ZERO, None);
+        for (from, late_until) in windows {
+            let from = until.map_or(from, |until| from.max(until));
+            if late_until > from {
+                excused += late_until.since(from);
+                until = Some(late_until);
+            }
+        }
+        excused
+    }
+
     /// Says so if it was too much: a run that excuses everything finds nothing.
     pub(crate) fn too_busy(&self) -> Option<String> {
-        (self.in_all() * MOST > self.watched).then(|| format!("the machine was too busy to judge: {self}"))
+        (self.excused() * MOST > self.watched).then(|| format!("the machine was too busy to judge: {self}"))
     }
 }
 

@@ -18,8 +18,17 @@ use crate::{
     support::{Server, folder, pause, until},
 };
 
-/// Within a second, on a machine that has time; in any case before the reads below give up.
-const SOON: Duration = Duration::from_secs(4);
+/// It is within a second, in one of three tries: a busy machine may take longer once.
+async fn assert_soon(closing_takes: impl AsyncFn() -> Duration) {
+    let mut took = Vec::new();
+    for _ in 0..3 {
+        took.push(closing_takes().await);
+        if took.iter().any(|took| *took < Duration::from_secs(1)) {
+            return;
+        }
+    }
+    panic!("it takes {took:?}");
+}
 
 fn write(file: &Path, users: &[&User], tokens: &[&TestToken]) {
     let users: String = users.iter().map(|user| yaml(user)).collect();
@@ -36,6 +45,10 @@ fn start(folder: &tempfile::TempDir, file: &Path) -> Server {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sec_a_changed_password_role_or_token_closes_its_sockets_within_a_second() {
+    assert_soon(closing_what_changed_takes).await;
+}
+
+async fn closing_what_changed_takes() -> Duration {
     use AccessRole::{Admin, Editor, Viewer};
     let folder = folder();
     let file = folder.path().join("settings.yaml");
@@ -72,10 +85,10 @@ async fn sec_a_changed_password_role_or_token_closes_its_sockets_within_a_second
                 other => panic!("{other}"),
             }
         };
-        assert!(begun.elapsed() < SOON, "{credentials:.10}: {:?}", begun.elapsed());
-        assert_eq!(frame.code, CloseCode::Policy);
+        assert_eq!(frame.code, CloseCode::Policy, "{credentials:.10}");
         assert!(frame.reason.contains("changed") && frame.reason.contains("after="), "{}", frame.reason);
     }
+    let took = begun.elapsed();
     for socket in &mut kept {
         assert!(matches!(socket.next().await, Some(Ok(Message::Text(hello))) if hello.contains("hello")));
         let more = timeout(Duration::from_millis(300), socket.next()).await;
@@ -85,10 +98,15 @@ async fn sec_a_changed_password_role_or_token_closes_its_sockets_within_a_second
     assert_eq!(server.as_(&basic("ann", "ann's password"), "GET", "/api/v1/services").await.status, 401);
     assert_eq!(server.as_(&basic("ann", "ann's new password"), "GET", "/api/v1/services").await.status, 200);
     assert_eq!(server.as_(&falls.bearer(), "POST", "/api/v1/services/1/pause").await.status, 403);
+    took
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sec_a_socket_that_never_reads_is_closed_within_a_second_too() {
+    assert_soon(closing_one_that_never_reads_takes).await;
+}
+
+async fn closing_one_that_never_reads_takes() -> Duration {
     let folder = folder();
     let file = folder.path().join("settings.yaml");
     let (stays, goes) = (TestToken::new("stays", AccessRole::Editor), TestToken::new("goes", AccessRole::Viewer));
@@ -112,7 +130,7 @@ async fn sec_a_socket_that_never_reads_is_closed_within_a_second_too() {
     // It answers no closing handshake, so the server cuts it off.
     let mut rest = Vec::new();
     timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.expect("an end").ok();
-    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    begun.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread")]

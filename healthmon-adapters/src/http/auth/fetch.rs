@@ -49,15 +49,15 @@ pub(super) async fn fetch(
     connector: &Connector,
     route: &Route,
     deadline: Instant,
+    progress: &mut Progress,
 ) -> Result<(HeaderValue, Duration), Fault> {
-    // What this takes is no phase of the target's, and what the target's own settings allow (no verification,
-    // another authority, another version) is not said of the token server; only the proxy is the same.
-    let mut progress = Progress::default();
+    // What the target's own settings allow (no verification, another authority, another version) is not said of
+    // the token server; only the proxy is the same.
     let detour = route.proxy().map(|proxy| Box::new(Detour::Proxy(proxy.clone())));
     let route = Route { tls: asked.tls.clone(), detour, ..Route::default() };
-    let mut link = connector.open(&asked.url, &route, Whose::Foreign, deadline, &mut progress).await?;
+    let mut link = connector.open(&asked.url, &route, Whose::Foreign, deadline, progress).await?;
     let request = request_for(asked)?;
-    let response = link.exchange(request, &asked.url, &mut progress).await?;
+    let response = link.exchange(request, &asked.url, progress).await?;
     let status = response.status();
     let seen = body::read(&mut link, response, Wanted::TEXT).await?;
     let text = seen.text.map(|text| text.bytes).unwrap_or_default();

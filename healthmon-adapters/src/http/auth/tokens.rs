@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use healthmon_core::probe::{FailReason, Outcome};
+use healthmon_core::probe::{FailReason, IndeterminateReason, Outcome};
 use hyper::header::HeaderValue;
 use tokio::{
     sync::Mutex as Turn,
@@ -29,6 +29,8 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// How long a token server may take. Others may wait for the same token, and with one that hangs a probe
 /// whose own time is long would let theirs run out.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// So long before the deadline it is told how far it came; the deadline itself would drop that.
+const LAST_WORD: Duration = Duration::from_millis(5);
 /// How long a token is used whose server does not say how long it is good for.
 pub(super) const UNSAID: Duration = Duration::from_mins(5);
 
@@ -117,10 +119,13 @@ impl Tokens {
             return Err(Fault { outcome: *outcome, detail: detail.clone() });
         }
         kept.token = None;
-        let until = Instant::now() + PATIENCE;
-        let fetch = Box::pin(fetch::fetch(&asked, connector, route, deadline.min(until)));
+        // What this takes is no phase of the target's.
+        let mut fetching = Progress::default();
+        let until = (Instant::now() + PATIENCE).min(deadline.checked_sub(LAST_WORD).unwrap_or(deadline));
+        let fetch = Box::pin(fetch::fetch(&asked, connector, route, until, &mut fetching));
         let fetched = timeout_at(until, fetch).await;
-        match fetched.unwrap_or_else(|_| Err(silent())) {
+        progress.queued += fetching.queued;
+        match fetched.unwrap_or_else(|_| Err(silent(fetching.stage))) {
             Ok((header, lifetime)) => {
                 // A token that lives shorter than the margin is good for this probe alone.
                 let until = Instant::now() + lifetime.saturating_sub(MARGIN.min(lifetime / 2));
@@ -134,7 +139,10 @@ impl Tokens {
                     other => other,
                 };
                 let detail = format!("token: {}", fault.detail);
-                kept.failed = Some((Instant::now(), outcome, detail.clone()));
+                // That this probe's own time was up says nothing to those that have more.
+                if Instant::now() < deadline.checked_sub(LAST_WORD).unwrap_or(deadline) {
+                    kept.failed = Some((Instant::now(), outcome, detail.clone()));
+                }
                 Err(Fault { outcome, detail })
             }
         }
@@ -161,9 +169,13 @@ impl Tokens {
     }
 }
 
-fn silent() -> Fault {
-    let detail = format!("the token server did not answer within {} s", PATIENCE.as_secs());
-    Fault::fail(FailReason::Authentication, detail)
+fn silent(stage: Stage) -> Fault {
+    let detail = format!("it did not come in time, {}", stage.as_str());
+    match stage {
+        // The token server was not even asked.
+        Stage::Preparing | Stage::LookupQueue => Fault::indeterminate(IndeterminateReason::Internal, detail),
+        _ => Fault::fail(FailReason::Authentication, detail),
+    }
 }
 
 impl Asked {
