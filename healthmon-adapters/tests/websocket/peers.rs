@@ -18,7 +18,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::support::{Authority, Server, dialer, wait_for_end};
+use super::support::{Authority, Identity, Server, acceptor, dialer, wait_for_end};
 
 pub(crate) fn prober() -> WebSocketProber {
     prober_of(&Authority::new())
@@ -60,6 +60,21 @@ pub(crate) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
 /// The real server, without TLS.
 pub(crate) async fn echo() -> Server {
     Server::raw(converse::<TcpStream>).await
+}
+
+/// The real server, behind TLS.
+pub(crate) async fn secure(identity: &Identity) -> Server {
+    let acceptor = acceptor(identity, rustls::ALL_VERSIONS, &["http/1.1"]);
+    Server::raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            // A prober that refuses the certificate breaks the handshake off.
+            if let Ok(stream) = acceptor.accept(stream).await {
+                converse(stream).await;
+            }
+        }
+    })
+    .await
 }
 
 /// The head of a request, up to its empty line.

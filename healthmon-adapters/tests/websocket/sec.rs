@@ -15,8 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::{
-    peers::{answering, converse, echo, prober, prober_of, sending},
-    support::{Authority, PATIENCE, Server, acceptor, detail, dialer, probe_of, see, settings, wait_for_end},
+    peers::{answering, echo, prober, prober_of, secure, sending},
+    support::{Authority, PATIENCE, Server, detail, dialer, probe_of, see, settings, wait_for_end},
 };
 
 #[tokio::test]
@@ -115,17 +115,7 @@ async fn sec_neither_messages_nor_secrets_nor_reasons_are_returned() {
 #[tokio::test]
 async fn sec_no_secret_is_told_that_a_certificate_repeats() {
     let authority = Authority::new();
-    let acceptor = acceptor(&authority.sign("canary.test", 2100), rustls::ALL_VERSIONS, &["http/1.1"]);
-    let server = Server::raw(move |stream| {
-        let acceptor = acceptor.clone();
-        async move {
-            // A prober that refuses the certificate breaks the handshake off.
-            if let Ok(stream) = acceptor.accept(stream).await {
-                converse(stream).await;
-            }
-        }
-    })
-    .await;
+    let server = secure(&authority.sign("canary.test", 2100)).await;
     let url = format!("wss://mail.test:{}/", server.address.port());
     for options in [
         json!({"headers": {"authorization": "Bearer canary.test"}}),

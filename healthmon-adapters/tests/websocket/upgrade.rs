@@ -8,10 +8,8 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::{
-    peers::{answering, consent, converse, echo, header, prober, prober_of, read_head},
-    support::{
-        Authority, PATIENCE, SHORT, Server, acceptor, detail, probe_of, see, see_within, settings, wait_for_end,
-    },
+    peers::{answering, consent, echo, header, prober, prober_of, read_head, secure},
+    support::{Authority, PATIENCE, SHORT, Server, detail, probe_of, see, see_within, settings, wait_for_end},
 };
 
 fn at(server: &Server) -> String {
@@ -133,17 +131,7 @@ async fn certificates_are_judged_before_anything_is_asked() {
         (authority.sign("mail.test", 2100), days, Outcome::Fail(FailReason::Certificate), "at least 90 days left"),
         (authority.sign("other.test", 2021), none, Outcome::Pass, ""),
     ] {
-        let acceptor = acceptor(&identity, rustls::ALL_VERSIONS, &["http/1.1"]);
-        let server = Server::raw(move |stream| {
-            let acceptor = acceptor.clone();
-            async move {
-                // A prober that refuses the certificate breaks the handshake off.
-                if let Ok(stream) = acceptor.accept(stream).await {
-                    converse(stream).await;
-                }
-            }
-        })
-        .await;
+        let server = secure(&identity).await;
         let seen = see(&prober, &format!("wss://mail.test:{}/", server.address.port()), &options).await;
         assert_eq!(seen.outcome, outcome, "{options}: {seen:?}");
         assert!(detail(&seen).contains(told), "{options}: {seen:?}");

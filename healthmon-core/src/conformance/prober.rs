@@ -70,6 +70,8 @@ macro_rules! prober_conformance {
 pub const CLAUSES: &[&str] = crate::prober_conformance!(@names);
 
 const TIMEOUT: Duration = Duration::from_millis(600);
+/// How long behind the deadline it is on a machine that has time.
+const PROMPT: Duration = Duration::from_millis(400);
 /// How long behind the deadline a busy machine may be.
 const SLACK: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -193,7 +195,14 @@ pub async fn a_target_that_hangs_is_a_failure_by_the_deadline(make: impl AsyncFn
         std::future::pending().await
     })
     .await;
-    assert_failed(&observe(&fixture, server.address).await);
+    // One of three is prompt on a machine of any kind that does anything in time; all are within SLACK.
+    let mut took = Vec::new();
+    while took.iter().all(|took| *took > TIMEOUT + PROMPT) {
+        assert!(took.len() < 3, "it returned after {took:?}, and the timeout is {TIMEOUT:?}");
+        let begun = Instant::now();
+        assert_failed(&observe(&fixture, server.address).await);
+        took.push(begun.elapsed());
+    }
 }
 
 /// A target that reads what it is sent and never answers is a failure, by the deadline.

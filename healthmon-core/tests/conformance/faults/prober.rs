@@ -50,7 +50,7 @@ impl Prober for Faulty {
         match self.0 {
             Fault::Overruns => {
                 let seen = WordProber.probe(probe).await;
-                tokio::time::sleep(Duration::from_secs(10)).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
                 seen
             }
             Fault::GoesOnWhenDropped => {
